@@ -1,0 +1,1 @@
+"""The C kernel library and its Python binding."""

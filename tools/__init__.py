@@ -1,0 +1,1 @@
+"""Thin tools over the passes: Python API, commands, reports, benchmark."""

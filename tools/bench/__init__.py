@@ -1,0 +1,1 @@
+"""Measure ptq-opt beside other quantizers, in one run on one machine."""

@@ -1,0 +1,23 @@
+"""The representation: graphs over networkx, their file form, their execution and statistics."""
+
+from .dtypes import DType
+from .errors import DataError, GraphError, ModelError, PtqError, UsageError
+from .graph import Graph, ModelInfo, Node, Value
+from .quant import QuantInfo, grid
+from .tensor import Tensor
+
+__all__ = [
+    "DType",
+    "DataError",
+    "Graph",
+    "GraphError",
+    "ModelError",
+    "ModelInfo",
+    "Node",
+    "PtqError",
+    "QuantInfo",
+    "Tensor",
+    "UsageError",
+    "Value",
+    "grid",
+]

@@ -1,0 +1,121 @@
+"""Quantization grids: which reals an integer tensor can hold, and the arithmetic on them.
+
+real = scale * (integer - zero_point), integers rounded half to even and saturated, as ONNX's
+QuantizeLinear and DequantizeLinear define.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .dtypes import DType
+from .tensor import Array
+
+SMALLEST_SCALE = 2.0**-100
+"""Scales below this are rounded up to it: engines that flush denormals would see zero."""
+
+
+@dataclass(frozen=True, eq=False)
+class QuantInfo:
+    """A grid, per tensor, per channel or blocked.
+
+    Attributes:
+        dtype: integer type of the stored tensor.
+        scale: float32, positive; shape () per tensor, [channels] per channel, and for a blocked
+            grid the tensor's shape with `axis` divided by `block`.
+        zero_point: integers within the type's range, shape of `scale`.
+        axis: the channel (or blocked) axis, None per tensor.
+        block: elements of `axis` that share a scale, 0 unless blocked.
+        narrow: the lowest integer of a signed type is not used, so that the grid is symmetric.
+    """
+
+    dtype: DType
+    scale: Array
+    zero_point: Array
+    axis: int | None = None
+    block: int = 0
+    narrow: bool = False
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Smallest and largest integer used."""
+        low, high = self.dtype.integer_range
+        return (low + 1 if self.narrow and low < 0 else low), high
+
+    @property
+    def range(self) -> tuple[Array, Array]:
+        """Smallest and largest real of the grid, float64, shape of `scale`."""
+        low, high = self.limits
+        scale, zero = self.scale.astype(np.float64), self.zero_point.astype(np.float64)
+        return (low - zero) * scale, (high - zero) * scale
+
+    def _spread(self, values: Array, shape: tuple[int, ...]) -> Array:
+        """`values` (one per scale) in a shape that broadcasts against a tensor of `shape`."""
+        if self.axis is None or values.ndim == 0:
+            return values
+        axis = self.axis % len(shape)
+        if self.block:
+            return np.repeat(values, self.block, axis)[
+                tuple(slice(n) if k == axis else slice(None) for k, n in enumerate(shape))
+            ]
+        return values.reshape([-1 if k == axis else 1 for k in range(len(shape))])
+
+    def quantize(self, real: Array) -> Array:
+        """Integers (int32) nearest to `real`, saturated; shape kept."""
+        scale = self._spread(self.scale.astype(np.float32), real.shape)
+        zero = self._spread(self.zero_point.astype(np.float32), real.shape)
+        low, high = self.limits
+        steps = np.rint(np.asarray(real, np.float32) / scale) + zero
+        return np.clip(steps, low, high).astype(np.int32)
+
+    def dequantize(self, integers: Array) -> Array:
+        """Reals (float32) that the integers stand for."""
+        zero = self._spread(self.zero_point.astype(np.int32), integers.shape)
+        scale = self._spread(self.scale.astype(np.float32), integers.shape)
+        return ((integers.astype(np.int32) - zero).astype(np.float32)) * scale
+
+    def fake(self, real: Array) -> Array:
+        """`real` (float32) rounded to the grid."""
+        return self.dequantize(self.quantize(real))
+
+
+def grid(
+    low: ArrayLike,
+    high: ArrayLike,
+    dtype: DType,
+    *,
+    symmetric: bool = False,
+    axis: int | None = None,
+    block: int = 0,
+) -> QuantInfo:
+    """The grid that covers the reals from `low` to `high`, always holding 0 exactly.
+
+    Args:
+        low: smallest real, one per scale.
+        high: largest real, one per scale.
+        dtype: integer type.
+        symmetric: zero point 0 for a signed type (lowest integer unused), the middle for an
+            unsigned type unless `low` is never negative, where it is 0 and all steps serve.
+        axis: channel axis when `low` and `high` have one entry per channel.
+        block: see `QuantInfo`.
+
+    An empty range (all zero) gives scale 1. Reference: ONNX QuantizeLinear; TensorFlow Lite's
+    quantization specification for the symmetric narrow range.
+    """
+    bottom = np.minimum(np.asarray(low, np.float64), 0.0)
+    top = np.maximum(np.asarray(high, np.float64), 0.0)
+    qmin, qmax = dtype.integer_range
+    narrow = symmetric and qmin < 0
+    if symmetric and (narrow or bool(np.any(bottom < 0))):
+        reach = np.maximum(-bottom, top)
+        half = (qmax - (qmin + narrow)) // 2
+        scale, zero = reach / half, np.full(reach.shape, qmin + (qmax - qmin + 1) // 2)
+    else:
+        scale = (top - bottom) / (qmax - qmin)
+        zero = np.rint(qmin - bottom / np.where(scale > 0, scale, 1.0))
+    scale = np.where(scale > 0, np.maximum(scale, SMALLEST_SCALE), 1.0)
+    zero = np.clip(zero, qmin, qmax).astype(np.int32)
+    return QuantInfo(dtype, scale.astype(np.float32), zero, axis, block, narrow)

@@ -1,0 +1,66 @@
+"""Constant data: arrays that are read when asked for, never copied by a rewrite."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .dtypes import DType
+
+Array = NDArray[Any]
+
+
+class Source(Protocol):
+    """Where the elements of a lazy tensor come from (a proto, a mapped file)."""
+
+    def load(self) -> Array:
+        """Read all elements, in the tensor's shape."""
+        ...
+
+
+class Tensor:
+    """An immutable constant of a known element type and shape."""
+
+    __slots__ = ("_array", "dtype", "shape", "source")
+
+    def __init__(
+        self,
+        array: Array | None = None,
+        *,
+        dtype: DType | None = None,
+        shape: tuple[int, ...] = (),
+        source: Source | None = None,
+    ) -> None:
+        """Hold `array`, or the promise of one: `dtype` and `shape` then come with `source`."""
+        if array is not None:
+            array = np.asarray(array)
+            self.dtype, self.shape = dtype or DType.of(array), array.shape
+        else:
+            assert source is not None and dtype is not None
+            self.dtype, self.shape = dtype, shape
+        self._array = array
+        self.source = source
+
+    def numpy(self) -> Array:
+        """The elements as a read-only array of `shape`; a lazy tensor is read anew each time."""
+        array = self.source.load() if self._array is None and self.source else self._array
+        assert array is not None
+        view = array.view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in a file, sub-byte types packed."""
+        return (self.size * self.dtype.bits + 7) // 8
+
+    def __repr__(self) -> str:
+        """Type and shape, never the elements."""
+        return f"Tensor({self.dtype.name.lower()}{list(self.shape)})"

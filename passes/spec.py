@@ -1,0 +1,115 @@
+"""Specification strings: `align,bias{samples=64},quant{format=qdq}` and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Iterator
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ..ir import UsageError
+from .base import Pass, format_option
+from .registry import find, nearest
+
+OPEN, CLOSE = "{[", "}]"
+
+
+def parse(text: str) -> list[Pass]:
+    """The passes a specification names; `UsageError` points into the string."""
+    passes = []
+    for start, part in split(text, text, 0):
+        name, brace, inside = part.partition("{")
+        if brace and not inside.endswith("}"):
+            raise _error(text, start + len(part), "text after the closing '}'")
+        try:
+            found = find(name.strip())
+        except UsageError as error:
+            raise _error(text, start, str(error)) from None
+        options = _options(found, text, start + len(name) + 1, inside[:-1]) if brace else {}
+        try:
+            passes.append(found(**options))
+        except ValueError as error:
+            raise _error(text, start, f"pass '{found.name}': {error}") from None
+    return passes
+
+
+def split(text: str, part: str, offset: int) -> Iterator[tuple[int, str]]:
+    """Cut `part` (at `offset` of `text`) at commas outside brackets: (position, piece)."""
+    depth, start = 0, 0
+    for k, char in enumerate(part + ","):
+        depth += (char in OPEN) - (char in CLOSE)
+        if depth < 0:
+            raise _error(text, offset + k, f"'{char}' closes nothing")
+        if char == "," and not depth:
+            piece = part[start:k].strip()
+            if not piece:
+                raise _error(text, offset + start, "a name is missing here")
+            yield offset + start + len(part[start:k]) - len(part[start:k].lstrip()), piece
+            start = k + 1
+    if depth:
+        raise _error(text, offset + len(part), "a bracket is not closed")
+
+
+def _options(found: type[Pass], text: str, offset: int, inside: str) -> dict[str, Any]:
+    fields = {f.name.replace("_", "-"): f.name for f in dataclasses.fields(found)}
+    hints = get_type_hints(found)
+    options: dict[str, Any] = {}
+    for position, piece in split(text, inside, offset) if inside.strip() else ():
+        key, equals, value = (s.strip() for s in piece.partition("="))
+        if key not in fields:
+            close = nearest(key, fields) if fields else "; it has no options"
+            raise _error(text, position, f"pass '{found.name}' has no option '{key}'{close}")
+        if not equals:
+            value = "true"
+        try:
+            options[fields[key]] = convert(value, hints[fields[key]])
+        except ValueError as error:
+            raise _error(text, position, f"option '{key}': {error}") from None
+    return options
+
+
+def convert(value: str, kind: Any) -> Any:
+    """`value` as an option of type `kind`; `ValueError` says what was expected."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        if value not in args:
+            raise ValueError(f"'{value}' is not one of {', '.join(args)}")
+        return value
+    if origin in (Union, types.UnionType):
+        if value == "none" and type(None) in args:
+            return None
+        return convert(value, next(a for a in args if a is not type(None)))
+    if origin is tuple:
+        items = [v.strip() for v in value.removeprefix("[").removesuffix("]").split(",")]
+        return tuple(convert(v, args[0]) for v in items if v)
+    if kind is bool:
+        if value not in ("true", "false"):
+            raise ValueError(f"'{value}' is neither true nor false")
+        return value == "true"
+    if kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            article = "a whole number" if kind is int else "a number"
+            raise ValueError(f"'{value}' is not {article}") from None
+    return value
+
+
+def describe(found: type[Pass]) -> list[tuple[str, str, str]]:
+    """(option, type, default) of a pass, for help texts."""
+    hints = get_type_hints(found)
+    rows = []
+    for field in dataclasses.fields(found):
+        kind = hints[field.name]
+        shown = "|".join(get_args(kind)) if get_origin(kind) is Literal else _type_name(kind)
+        default = "" if field.default is None else format_option(field.default)
+        rows.append((field.name.replace("_", "-"), shown, default))
+    return rows
+
+
+def _type_name(kind: Any) -> str:
+    return getattr(kind, "__name__", str(kind)) if not get_args(kind) else str(kind)
+
+
+def _error(text: str, position: int, message: str) -> UsageError:
+    return UsageError(f"{message}\n  {text}\n  {' ' * position}^")

@@ -3,6 +3,7 @@
 from .dtypes import DType
 from .errors import DataError, GraphError, ModelError, PtqError, UsageError
 from .graph import Graph, ModelInfo, Node, Value
+from .onnx_io import from_gs, load, save, to_gs
 from .quant import QuantInfo, grid
 from .tensor import Tensor
 
@@ -19,5 +20,9 @@ __all__ = [
     "Tensor",
     "UsageError",
     "Value",
+    "from_gs",
     "grid",
+    "load",
+    "save",
+    "to_gs",
 ]

@@ -1,0 +1,124 @@
+"""What protos hold beside the fields our classes have: taken aside on loading, put back on saving."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any, TypeVar
+
+import onnx
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from .dtypes import DType
+from .graph import Shape, Value
+
+P = TypeVar("P", bound=Message)
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+def remainder(proto: P, owned: Collection[str]) -> P | None:
+    """A proto with all fields but the `owned` ones, unknown fields included; None when empty.
+
+    Goes field by field: a copy of the whole would copy the weights.
+    """
+    fields = [(f.name, value) for f, value in proto.ListFields() if f.name not in owned]
+    unknown = UnknownFieldSet(proto)
+    if not fields and not len(unknown):
+        return None
+    rest = type(proto)()
+    for name, value in fields:
+        if isinstance(value, Message):
+            getattr(rest, name).CopyFrom(value)
+        elif isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+            setattr(rest, name, value)
+        else:
+            getattr(rest, name).extend(value)
+    rest.MergeFromString(b"".join(_encode(field) for field in unknown))
+    return rest
+
+
+def _encode(field: Any) -> bytes:
+    """One unknown field in protobuf's wire format."""
+    tag = _varint(field.field_number << 3 | field.wire_type)
+    if field.wire_type == _VARINT:
+        return tag + _varint(field.data)
+    if field.wire_type == _BYTES:
+        return tag + _varint(len(field.data)) + bytes(field.data)
+    width = {_FIXED64: 8, _FIXED32: 4}.get(field.wire_type)
+    return tag + int(field.data).to_bytes(width, "little") if width else b""
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def read_type(value: Value, info: onnx.ValueInfoProto) -> None:
+    """Set dtype, shape and the remaining `info` of `value` from its declaration."""
+    value.info = remainder(info, ("name", "type"))
+    if value.is_constant or not info.HasField("type"):
+        return
+    if info.type.WhichOneof("value") != "tensor_type":
+        _keep_type(value, info.type)
+        return
+    tensor = info.type.tensor_type
+    if tensor.elem_type:
+        if tensor.elem_type in DType.__members__.values():
+            value.dtype = DType(tensor.elem_type)
+        else:
+            _keep_type(value, info.type)
+    if tensor.HasField("shape"):
+        value.shape = read_shape(tensor.shape)
+        if any(dim.denotation for dim in tensor.shape.dim):
+            _keep_type(value, info.type)
+    if info.type.denotation:
+        _keep_type(value, info.type)
+
+
+def _keep_type(value: Value, kind: onnx.TypeProto) -> None:
+    if value.info is None:
+        value.info = onnx.ValueInfoProto()
+    value.info.type.CopyFrom(kind)
+
+
+def read_shape(shape: onnx.TensorShapeProto) -> Shape:
+    """Dimensions as integers, symbols and None."""
+    return tuple(
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in shape.dim
+    )
+
+
+def write_type(
+    value: Value, name: str, declared: onnx.ValueInfoProto | None = None
+) -> onnx.ValueInfoProto:
+    """The declaration of `value` under `name`; what it does not know comes from `declared`."""
+    info = onnx.ValueInfoProto()
+    known = declared if declared is not None else value.info
+    if known is not None:
+        info.CopyFrom(known)
+    info.name = name
+    if value.dtype is not None:
+        info.type.tensor_type.elem_type = int(value.dtype)
+    if value.shape is not None and info.type.WhichOneof("value") in (None, "tensor_type"):
+        write_shape(value.shape, info.type.tensor_type.shape)
+    return info
+
+
+def write_shape(shape: Shape, proto: onnx.TensorShapeProto) -> None:
+    """Set the dimensions of `proto`, keeping denotations where the rank is the same."""
+    if len(proto.dim) != len(shape):
+        del proto.dim[:]
+        for _ in shape:
+            proto.dim.add()
+    for dim, size in zip(proto.dim, shape, strict=True):
+        if isinstance(size, int):
+            dim.dim_value = size
+        elif size is not None:
+            dim.dim_param = size
+        else:
+            dim.ClearField("dim_value")
+            dim.ClearField("dim_param")

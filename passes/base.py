@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -89,6 +90,7 @@ class Context:
         progress: shows the advance of long steps.
         report: of the pass that is running.
         results: findings by topic that a pass leaves for the end report (JSON-ready).
+        exclude: nodes to leave in float, see `selects`.
     """
 
     target: Target
@@ -98,6 +100,11 @@ class Context:
     progress: Progress = no_progress
     report: Report = field(default_factory=lambda: Report(""))
     results: dict[str, Any] = field(default_factory=dict)
+    exclude: tuple[str, ...] = ()
+
+    def excluded(self, node: Node) -> bool:
+        """True when the user wants `node` to stay in float."""
+        return any(selects(pattern, node) for pattern in self.exclude)
 
     def need_samples(self, who: str) -> Samples:
         """The calibration data; `PassError` with the cure when there is none."""
@@ -167,6 +174,18 @@ def single_reader(value: Value) -> Node | None:
         return None
     ((node, slot),) = value.uses
     return node if slot >= 0 and node.outputs else None
+
+
+def selects(pattern: str, node: Node) -> bool:
+    """True when `pattern` is found in the node's name (that of its first output when unnamed).
+
+    `op:TYPE` selects by operator type instead. Both are regular expressions; a type must match
+    as a whole.
+    """
+    if pattern.startswith("op:"):
+        return re.fullmatch(pattern[3:], node.op) is not None
+    name = node.name or next((v.name for v in node.outputs if v.name), "")
+    return re.search(pattern, name) is not None
 
 
 def all_nodes(graph: Graph) -> Iterator[tuple[Graph, Node]]:

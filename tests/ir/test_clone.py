@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ptq_opt.ir import DType, Graph, GraphError, ModelInfo, Value, grid
-from ptq_opt.ir.clone import clone
+from ptq_opt.ir.clone import clone, extract
 
 
 def small_graph() -> Graph:
@@ -36,6 +36,7 @@ def graph_with_body() -> Graph:
         body.set_outputs([body.add(op, [inner]).output], ["r"])
         bodies[name] = body
     node = graph.add("If", [flag], bodies, captures=[x])
+    node.output.name = "y"
     graph.set_outputs([node.output], ["y"])
     return graph
 
@@ -130,3 +131,60 @@ def test_a_graph_may_return_its_input_or_a_constant():
     copy, where = clone(graph)
     assert copy.outputs == [where[value] for value in graph.outputs]
     assert copy.output_names == ["a", "b", "c"]
+
+
+# -- extract ---------------------------------------------------------------------------------------
+
+
+def test_a_part_holds_what_lies_between_its_inputs_and_outputs():
+    graph = small_graph()
+    middle, result = graph.find("y"), graph.outputs[0]
+    part, where = extract(graph, [middle], [result])
+    assert [node.op for node in part] == ["Conv", "Clip"]
+    assert part.inputs == [where[middle]]
+    assert where[middle].producer is None
+    assert where[middle].dtype is DType.FLOAT
+    assert part.outputs == [where[result]]
+    assert len(graph) == 3
+
+
+def test_a_part_returns_inner_values_and_its_own_inputs_too():
+    graph = small_graph()
+    x, middle, result = graph.find("x"), graph.find("y"), graph.outputs[0]
+    part, where = extract(graph, [x], [result, middle, x])
+    assert part.outputs == [where[result], where[middle], where[x]]
+
+
+def test_what_does_not_lead_to_an_output_is_left_out():
+    graph = small_graph()
+    part, where = extract(graph, [graph.find("x")], [graph.find("y")])
+    assert [node.op for node in part] == ["Conv"]
+    assert len(where[graph.find("weight")].uses) == 1
+
+
+def test_a_part_that_needs_more_inputs_is_refused():
+    graph = graph_with_body()
+    with pytest.raises(GraphError, match="'y' also depends on 'x'"):
+        extract(graph, [graph.find("flag")], graph.outputs)
+
+
+def test_a_part_with_bodies_keeps_their_captures():
+    graph = graph_with_body()
+    x, flag = graph.inputs
+    double = graph.add("Add", [x, x])
+    node = graph.outputs[0].producer
+    assert node is not None
+    graph.set_input(node, -1, double.output)
+    part, where = extract(graph, [double.output, flag], graph.outputs)
+    assert part.order()[0].captures == [where[double.output]]
+
+
+def test_a_computed_or_overridable_value_becomes_a_plain_input():
+    graph = Graph()
+    value = graph.input("scale", DType.FLOAT, (1,))
+    value.const = graph.constant(np.ones(1, np.float32)).const
+    value.overridable = True
+    graph.set_outputs([graph.add("Neg", [value]).output], ["y"])
+    part, _ = extract(graph, [value], graph.outputs)
+    assert part.inputs[0].const is None
+    assert value.const is not None

@@ -1,0 +1,156 @@
+"""Everything measured about one model: one `Row` per file, FP32 first."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnxruntime as ort
+
+from .cases import Case, load
+from .quantizers import NOT_INSTALLED, Outcome, run_ours, run_peer
+from .speed import conversions_left, first_line, interleaved_latency
+
+OURS = "ours"
+FP32 = "fp32"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure, and with what."""
+
+    python: Path  # of the peers
+    peers: tuple[str, ...]
+    skip: frozenset[str]  # accuracy, speed, openvino
+    threads: int
+    seconds: float
+    options: tuple[str, ...]  # more of them for ptq-opt
+
+
+@dataclass
+class Row:
+    """One file of one model. What could not be measured is None, and `errors` says why."""
+
+    model: str
+    kind: str
+    tool: str
+    errors: dict[str, str] = field(default_factory=dict)
+    seconds: float | None = None  # to quantize
+    peak_bytes: int | None = None
+    size_bytes: int | None = None
+    metric: str | None = None
+    score: float | None = None
+    sqnr_db: dict[str, float] = field(default_factory=dict)
+    latency_ms: float | None = None
+    conversions: tuple[int, int] | None = None  # Q and DQ that ONNX Runtime cannot fuse
+    openvino_ms: float | None = None
+    run_seconds: float | None = None  # all calibration samples in ONNX Runtime, FP32 only
+
+
+def measure(case: Case, settings: Settings) -> list[Row]:
+    """Quantize one model with every tool and measure all the files in one go."""
+    outcomes = {FP32: Outcome(case.model), OURS: run_ours(case, settings.options)}
+    outcomes |= {peer: run_peer(peer, case, settings.python) for peer in settings.peers}
+    rows = {tool: start_row(case, tool, outcome) for tool, outcome in outcomes.items()}
+    files = {tool: outcome.file for tool, outcome in outcomes.items() if outcome.file}
+    rows[FP32].run_seconds = seconds_to_run(case)
+    if case.entry is not None and "accuracy" not in settings.skip:
+        for tool, file in files.items():
+            add_scores(rows[tool], case, file)
+    if "speed" not in settings.skip:
+        add_latencies(rows, case, files, settings)
+    if "openvino" not in settings.skip:
+        add_openvino(rows, case, files, settings)
+    return list(rows.values())
+
+
+def start_row(case: Case, tool: str, outcome: Outcome) -> Row:
+    """A row with what quantizing gave."""
+    row = Row(case.name, case.kind, tool, seconds=outcome.seconds, peak_bytes=outcome.peak_bytes)
+    if outcome.file is not None:
+        row.size_bytes = outcome.file.stat().st_size
+    if outcome.error:
+        row.errors["quantize"] = outcome.error
+    return row
+
+
+def seconds_to_run(case: Case) -> float:
+    """Time to run all calibration samples through FP32 on all cores: what calibration costs."""
+    start = time.perf_counter()
+    session = ort.InferenceSession(case.model, providers=["CPUExecutionProvider"])
+    for file in sorted(case.calibration.glob("*.npz")):
+        session.run(None, load(file))
+    return time.perf_counter() - start
+
+
+def add_scores(row: Row, case: Case, file: Path) -> None:
+    """Task metric and SQNR of each output; those of files that do not change are kept."""
+    kept = case.folder / f"{row.tool}.scores.json"
+    if row.tool == OURS or not kept.exists():
+        try:
+            scores = case.entry.evaluate(case.session(file))
+        except Exception as error:  # the engine's own classes have no common base but this
+            scores = {"error": first_line(error)}
+        kept.write_text(json.dumps(scores))
+    scores = json.loads(kept.read_text())
+    row.metric = case.entry.main_metric
+    if "error" in scores:
+        row.errors["score"] = scores["error"]
+        return
+    row.score = scores[row.metric]
+    if row.tool != FP32:
+        prefix = "sqnr_db/"
+        row.sqnr_db = {
+            key.removeprefix(prefix): value
+            for key, value in scores.items()
+            if key.startswith(prefix)
+        }
+
+
+def add_latencies(
+    rows: dict[str, Row], case: Case, files: dict[str, Path], settings: Settings
+) -> None:
+    """Latency in ONNX Runtime and the conversions its optimizer leaves."""
+    sample = case.sample()
+    taken = interleaved_latency(files, sample, settings.threads, settings.seconds)
+    for tool, value in taken.items():
+        if isinstance(value, str):
+            rows[tool].errors["run"] = value
+            continue
+        rows[tool].latency_ms = value
+        if tool != FP32:
+            rows[tool].conversions = conversions_left(files[tool])
+
+
+def add_openvino(
+    rows: dict[str, Row], case: Case, files: dict[str, Path], settings: Settings
+) -> None:
+    """Latency in OpenVINO, in a process of the Python that has it."""
+    worker = Path(__file__).with_name("openvino_worker.py")
+    sample = min(case.calibration.glob("*.npz"))
+    command = [str(settings.python), str(worker), str(sample), str(settings.threads)]
+    done = subprocess.run(
+        [*command, str(settings.seconds), *map(str, files.values())],
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    lines = (done.stderr if done.returncode else done.stdout).strip().splitlines() or [""]
+    if done.returncode == NOT_INSTALLED:
+        return
+    taken = {} if done.returncode else json.loads(lines[-1])
+    for tool, file in files.items():
+        value = taken.get(str(file), f"exit code {done.returncode}: {lines[-1]}"[:300])
+        if isinstance(value, str):
+            rows[tool].errors["openvino"] = value
+        else:
+            rows[tool].openvino_ms = value
+
+
+def by_tool(rows: Sequence[Row]) -> dict[str, Row]:
+    """The rows of one model by the tool that made the file."""
+    return {row.tool: row for row in rows}

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from .errors import ModelError
+from .external import DataWriter, ExternalFiles, map_file
 from .graph import Graph
 from .onnx_load import load_model
 from .onnx_save import save_model
-from .tensor_io import ExternalFiles
+from .tensor import Tensor
+from .tensor_io import ExternalSource
+
+_LARGEST = 2**31 - 1
+"""Bytes of the largest file that protobuf can read."""
+_MARGIN = 2**26
+"""Room for the part of a model that is not weights."""
 
 
 def load(source: str | os.PathLike[str] | onnx.ModelProto | Any) -> Graph:
@@ -34,10 +43,31 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Any) -> Graph:
 
 
 def save(graph: Graph, path: str | os.PathLike[str] | None = None) -> onnx.ModelProto:
-    """Write the graph as a model, to `path` if given."""
-    model = save_model(graph)
-    if path is not None:
-        Path(path).write_bytes(model.SerializeToString(deterministic=True))
+    """The model of `graph`, written to `path` if given.
+
+    A model that was loaded with external data or is too large for one file gets its weights in a
+    second file, `path` with ".data" appended; the ModelProto then refers to that. Without `path`
+    the weights are always inside. The files appear whole or not at all, and the same graph always
+    gives the same bytes.
+
+    Raises:
+        ModelError: the files cannot be written.
+        GraphError: names of inputs and outputs clash.
+    """
+    if path is None:
+        return save_model(graph)
+    path = Path(path)
+    weights = _weights(graph)
+    is_large = sum(tensor.nbytes for tensor in weights) > _LARGEST - _MARGIN
+    data = path.with_name(path.name + ".data")
+    if is_large or any(isinstance(tensor.source, ExternalSource) for tensor in weights):
+        with _replacing(data, path) as (data_file, file):
+            model = save_model(graph, DataWriter(data_file, data.name).store)
+            file.write(_serialize(model))
+    else:
+        with _replacing(path) as (file,):
+            model = save_model(graph)
+            file.write(_serialize(model))
     return model
 
 
@@ -45,25 +75,68 @@ def from_gs(source: Any) -> Graph:
     """The graph of an onnx-graphsurgeon `Graph`."""
     import onnx_graphsurgeon as gs
 
+    if not isinstance(source, gs.Graph):
+        raise ModelError(
+            f"cannot load a {type(source).__name__}: give a path, an onnx.ModelProto or an "
+            "onnx-graphsurgeon Graph"
+        )
     return load(gs.export_onnx(source))
 
 
 def to_gs(graph: Graph) -> Any:
-    """The onnx-graphsurgeon `Graph` of `graph`."""
+    """The onnx-graphsurgeon `Graph` of `graph`; what that class has no place for is left out."""
     import onnx_graphsurgeon as gs
 
     return gs.import_onnx(save(graph))
 
 
+def _weights(graph: Graph) -> list[Tensor]:
+    every = (v for part in graph.graphs() for v in part.values())
+    return [value.const for value in every if value.const is not None]
+
+
 def _read(path: Path) -> onnx.ModelProto:
+    model = onnx.ModelProto()
     try:
-        data = path.read_bytes()
+        model.ParseFromString(map_file(path))
     except OSError as error:
         raise ModelError(f"cannot read '{path}': {error.strerror}") from None
-    try:
-        model = onnx.ModelProto.FromString(data)
     except DecodeError:
-        raise ModelError(f"'{path}' is not an ONNX model, or is truncated") from None
+        raise ModelError(
+            f"'{path}' is not an ONNX model, or only a part of one; export or copy it again"
+        ) from None
     if not model.HasField("graph"):
         raise ModelError(f"'{path}' is not an ONNX model: it has no graph")
     return model
+
+
+def _serialize(model: onnx.ModelProto) -> bytes:
+    if model.ByteSize() > _LARGEST:
+        raise ModelError(
+            "attributes hold over 2 GB, more than a model file can: turn Constant nodes into "
+            "initializers (canonicalize), which go to a data file"
+        )
+    return model.SerializeToString(deterministic=True)
+
+
+@contextmanager
+def _replacing(*paths: Path) -> Iterator[list[BinaryIO]]:
+    """Files that take the places of `paths`, in that order, once all of them are complete."""
+    temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
+    try:
+        for path in paths:
+            if path.exists() and not path.is_file():
+                raise ModelError(f"cannot write '{path}': it is not a file")
+        with ExitStack() as stack:
+            files: list[BinaryIO] = [stack.enter_context(open(name, "wb")) for name in temporary]
+            yield files
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
+        for name, path in zip(temporary, paths, strict=True):
+            os.replace(name, path)
+    except OSError as error:
+        raise ModelError(f"cannot write '{paths[-1]}': {error.strerror}") from None
+    finally:
+        for name in temporary:
+            name.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from .names import Names
 from .onnx_load import without_gc
 from .protos import write_type
 from .tensor import Tensor
-from .tensor_io import SparseSource, tensor_to_proto
+from .tensor_io import SparseSource, tensor_from_proto, tensor_to_proto
 
 Attr = onnx.AttributeProto
 StoreTensor = Callable[[Tensor, str], onnx.TensorProto]
@@ -24,7 +24,13 @@ StoreTensor = Callable[[Tensor, str], onnx.TensorProto]
 def save_model(
     graph: Graph, store: StoreTensor = tensor_to_proto, names: Names | None = None
 ) -> onnx.ModelProto:
-    """The model of `graph`; `store` decides where the data of initializers goes."""
+    """The model of `graph`.
+
+    Args:
+        graph: the main graph of a model.
+        store: decides where the data of initializers goes.
+        names: what values and nodes are to be called, `Names.of(graph)` by default.
+    """
     info = graph.info
     model = onnx.ModelProto()
     if info.rest is not None:
@@ -58,15 +64,20 @@ class _Writer:
         self.store = store
 
     def graph(self, graph: Graph, proto: onnx.GraphProto, is_body: bool = False) -> None:
-        rest = graph.rest
         declared: dict[str, onnx.ValueInfoProto] = {}
-        if rest is not None:
-            proto.CopyFrom(rest)
-            declared = {info.name: info for info in rest.output}
+        if graph.rest is not None:
+            proto.CopyFrom(graph.rest)
+            declared = {info.name: info for info in graph.rest.output}
             del proto.output[:]
         proto.name = graph.name or "graph"
         proto.input.extend(write_type(v, self.names.values[v]) for v in graph.inputs)
-        self.constants(graph, proto, is_body)
+        if graph.info.ir_version >= 4:
+            self.initializers(_constants(graph), proto)
+        elif is_body:
+            self.initializers([v for v in graph.inputs if v.const is not None], proto)
+            self.constant_nodes(graph, proto.node)
+        else:
+            self.early_initializers(graph, proto)
         self.nodes(graph, proto.node)
         for value, wanted, name in zip(
             graph.outputs, graph.output_names, self.names.outputs[graph], strict=True
@@ -76,42 +87,46 @@ class _Writer:
         self.annotations(proto)
 
     def function(self, graph: Graph, proto: onnx.FunctionProto) -> None:
-        for value in _constants(graph):
-            node = proto.node.add(op_type="Constant", output=[self.names.values[value]])
-            assert value.const is not None
-            node.attribute.add(
-                name="value", type=Attr.TENSOR, t=tensor_to_proto(value.const, node.output[0])
-            )
-        self.nodes(graph, proto.node)
         proto.input.extend(self.names.values[v] for v in graph.inputs)
         proto.output.extend(self.names.outputs[graph])
+        self.constant_nodes(graph, proto.node)  # functions have no initializers
+        self.nodes(graph, proto.node)
         self.types(graph, proto.value_info)
 
-    def constants(self, graph: Graph, proto: onnx.GraphProto, is_body: bool) -> None:
-        """Write the initializers, which before IR version 4 had to be inputs, too."""
-        early = graph.info.ir_version < 4
-        if early:
-            for kept in proto.initializer:
-                proto.input.append(write_type(Value(const=_shell(kept)), kept.name))
-        for value in _constants(graph):
-            name = self.names.values[value]
+    def initializers(self, constants: Sequence[Value], proto: onnx.GraphProto) -> None:
+        for value in constants:
             assert value.const is not None
+            name = self.names.values[value]
             if isinstance(value.const.source, SparseSource):
                 sparse = proto.sparse_initializer.add()
                 sparse.CopyFrom(value.const.source.proto)
                 sparse.values.name = name
             else:
                 proto.initializer.append(self.store(value.const, name))
-            if early:
-                proto.input.append(write_type(value, name))
+
+    def early_initializers(self, graph: Graph, proto: onnx.GraphProto) -> None:
+        """Before IR version 4 every initializer is an input, too."""
+        for kept in proto.initializer:
+            value = Value(kept.name, const=tensor_from_proto(kept))
+            proto.input.append(write_type(value, kept.name))
+        constants = _constants(graph)
+        self.initializers(constants, proto)
+        proto.input.extend(write_type(v, self.names.values[v]) for v in constants)
+
+    def constant_nodes(self, graph: Graph, protos: Any) -> None:
+        for value in _constants(graph):
+            if value.is_constant and value.const is not None:
+                name = self.names.values[value]
+                node = protos.add(op_type="Constant", name=name, output=[name])
+                tensor = tensor_to_proto(value.const, name)
+                node.attribute.add(name="value", type=Attr.TENSOR, t=tensor)
 
     def nodes(self, graph: Graph, protos: Any) -> None:
         for node in graph.order():
             self.node(node, protos.add())
-        for value, name in self.names.copies[graph]:
-            protos.add(
-                op_type="Identity", name=name, input=[self.names.values[value]], output=[name]
-            )
+        for value, output, name in self.names.copies[graph]:
+            source = self.names.values[value]
+            protos.add(op_type="Identity", name=name, input=[source], output=[output])
 
     def node(self, node: Node, proto: onnx.NodeProto) -> None:
         notes: dict[str, Attr] = {}
@@ -144,14 +159,15 @@ class _Writer:
             attr.type = Attr.GRAPH
             self.graph(value, attr.g, is_body=True)
         else:
-            write_attribute(attr, name, value)
+            _write_plain(attr, name, value)
         attr.name = name
 
     def types(self, graph: Graph, infos: Any) -> None:
         """Declare inner values whose type is known or annotated."""
-        done = {*graph.inputs, *(v for v in graph.outputs), *graph.captures}
+        done = {*graph.inputs, *graph.captures}
+        done.update(v for v in graph.outputs if v.producer is not None)
         for node in graph.order():
-            for value in (*node.outputs, *(v for _, v in node.operands())):
+            for value in (*(v for _, v in node.operands()), *node.outputs):
                 if value in done:
                     continue
                 done.add(value)
@@ -161,44 +177,34 @@ class _Writer:
 
     def annotations(self, proto: onnx.GraphProto) -> None:
         """Drop quantization annotations of values that are gone."""
+        if proto.quantization_annotation:
+            present = set(self.names.values.values())
+            kept = [a for a in proto.quantization_annotation if a.tensor_name in present]
+            del proto.quantization_annotation[:]
+            proto.quantization_annotation.extend(kept)
 
 
-def write_attribute(attr: Attr, name: str, value: Any) -> None:
+def _write_plain(attr: Attr, name: str, value: Any) -> None:
     """Set type and content of `attr` from a number, text or a list of those."""
-    single = not isinstance(value, (list, tuple))
-    items: Sequence[Any] = [value] if single else value
+    is_list = isinstance(value, (list, tuple))
+    items: Sequence[Any] = value if is_list else [value]
     if all(isinstance(item, numbers.Integral) for item in items):
-        attr.type, numbers_ = Attr.INTS, [int(item) for item in items]
-        if single:
-            attr.type, attr.i = Attr.INT, numbers_[0]
-        else:
-            attr.ints.extend(numbers_)
+        attr.type = Attr.INTS if is_list else Attr.INT
+        whole = [int(item) for item in items]
+        attr.ints.extend(whole) if is_list else setattr(attr, "i", whole[0])
     elif all(isinstance(item, numbers.Real) for item in items):
-        if single:
-            attr.type, attr.f = Attr.FLOAT, float(value)
-        else:
-            attr.type = Attr.FLOATS
-            attr.floats.extend(float(item) for item in items)
+        attr.type = Attr.FLOATS if is_list else Attr.FLOAT
+        reals = [float(item) for item in items]
+        attr.floats.extend(reals) if is_list else setattr(attr, "f", reals[0])
     elif all(isinstance(item, (str, bytes)) for item in items):
+        attr.type = Attr.STRINGS if is_list else Attr.STRING
         raw = [item.encode() if isinstance(item, str) else item for item in items]
-        if single:
-            attr.type, attr.s = Attr.STRING, raw[0]
-        else:
-            attr.type = Attr.STRINGS
-            attr.strings.extend(raw)
+        attr.strings.extend(raw) if is_list else setattr(attr, "s", raw[0])
     else:
         raise ModelError(f"attribute '{name}' cannot hold {value!r}: mixed or unknown types")
 
 
 def _constants(graph: Graph) -> list[Value]:
     """Constants in order of first use, each once (inputs with a default included)."""
-    every = [v for v in graph.inputs if v.const is not None]
-    every += [v for node in graph.order() for _, v in node.operands() if v.const is not None]
-    every += [v for v in graph.outputs if v.const is not None]
-    return list(dict.fromkeys(every))
-
-
-def _shell(proto: onnx.TensorProto) -> Tensor:
-    from .tensor_io import ExternalFiles, tensor_from_proto
-
-    return tensor_from_proto(proto, ExternalFiles(None))
+    every = [*graph.inputs, *(v for n in graph.order() for _, v in n.operands()), *graph.outputs]
+    return [v for v in dict.fromkeys(every) if v.const is not None]

@@ -33,10 +33,7 @@ def _without_weights(tensor: Tensor, name: str) -> onnx.TensorProto:
     """An initializer with its data only when that data may say something about shapes."""
     if tensor.dtype.is_integer and tensor.size <= _CARRIES_SHAPE:
         return tensor_to_proto(tensor, name)
-    proto = onnx.TensorProto()
-    describe(tensor, proto)
-    proto.name = name
-    return proto
+    return describe(tensor, name)
 
 
 def _read(graph: Graph, proto: onnx.GraphProto, names: Names) -> None:

@@ -102,10 +102,6 @@ class Context:
     results: dict[str, Any] = field(default_factory=dict)
     exclude: tuple[str, ...] = ()
 
-    def excluded(self, node: Node) -> bool:
-        """True when the user wants `node` to stay in float."""
-        return any(selects(pattern, node) for pattern in self.exclude)
-
     def need_samples(self, who: str) -> Samples:
         """The calibration data; `PassError` with the cure when there is none."""
         if self.samples is None:

@@ -1,0 +1,196 @@
+"""Quantize a model from Python: everything the command line does, on objects."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..ir import Graph, UsageError, load, save
+from ..ir.samples import Samples, open_samples, random_samples
+from ..ir.target import DEFAULT as DEFAULT_TARGET
+from ..ir.target import Target, find_target
+from ..passes import Context, Instruments, Pass, Pipeline
+from ..passes.base import Progress, no_progress
+from ..passes.registry import DEFAULT
+from .checks import check_exclude, check_source
+from .fidelity import Reference
+from .report import Decision, Report, conversions, weight_bytes
+
+if TYPE_CHECKING:
+    import onnx
+
+log = logging.getLogger("ptq_opt")
+
+HELD_BACK = 8
+"""Samples kept from calibration to judge the result by."""
+ENOUGH = 20
+"""With fewer samples than this calibration gets all of them."""
+NO_DATA = (
+    "there is no calibration data: ranges come from made-up noise, so the result is good for "
+    "trying speed and not for use; give --data (or data=...)"
+)
+MADE_UP = 16
+"""Random samples when there is no data: more would not make their ranges any truer."""
+
+
+@dataclass
+class Result:
+    """A quantized model.
+
+    Attributes:
+        graph: the model as a graph.
+        report: what was done and what it cost; prints as a table.
+    """
+
+    graph: Graph
+    report: Report
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The model as ONNX."""
+        return save(self.graph)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a file."""
+        save(self.graph, path)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The samples of a run.
+
+    Attributes:
+        learn: what calibration and corrections see.
+        judge: what the result is compared with float on.
+        unseen: True when the two share no sample.
+        source: what they are, for the report.
+    """
+
+    learn: Samples
+    judge: Samples
+    unseen: bool
+    source: str
+
+    @staticmethod
+    def open(data: Any, graph: Graph, count: int, seed: int) -> Data:
+        """Take `count` samples of `data` to learn from, and some more (or of these) to judge by."""
+        if data is None:
+            log.warning(NO_DATA)
+            learn = random_samples(graph.inputs, MADE_UP, seed)
+            judge = random_samples(graph.inputs, HELD_BACK, seed + 1)
+            return Data(learn, judge, True, "made-up noise")
+        every = open_samples(data, graph.inputs, count + HELD_BACK)
+        n = len(every)
+        held = min(HELD_BACK, max(n - count, n // 10 if n >= ENOUGH else 0))
+        learn, judge = every.split(n // held) if held else (every, every.head(HELD_BACK))
+        return Data(learn, judge, held > 0, _describe(data, "data in memory"))
+
+
+def quantize(
+    model: str | os.PathLike[str] | onnx.ModelProto | Any,
+    data: Any = None,
+    *,
+    passes: str | Sequence[Pass | str] = DEFAULT,
+    target: str | os.PathLike[str] | Target = DEFAULT_TARGET,
+    samples: int = 300,
+    exclude: Sequence[str] = (),
+    seed: int = 0,
+    instruments: Instruments | None = None,
+    progress: Progress = no_progress,
+    calibration_data_reader: Any = None,
+    nodes_to_exclude: Sequence[str] = (),
+) -> Result:
+    """Quantize a float model.
+
+    Args:
+        model: path of an ONNX file, a ModelProto, or an onnx-graphsurgeon Graph; none is changed.
+        data: calibration samples: a folder of .npz files (one sample each, keys are the names of
+            the model's inputs), any iterable of `{input name: array}`, and more, see
+            `ptq_opt.ir.samples.open_samples`. None: made-up samples, for trials only.
+        passes: the pipeline, "align,bias{samples=64},quant" or a list of passes; what they need
+            is added.
+        target: name of a target, or path of a TOML file that describes one.
+        samples: use at most this many, spread over the data; up to 8 more are used to judge the
+            result, or some of these are held back for it.
+        exclude: nodes to keep in float: regular expressions searched in node names, or "op:TYPE".
+        seed: of every random choice.
+        instruments: what to check and call around every pass.
+        progress: shows the advance of long steps.
+        calibration_data_reader: onnxruntime's name of `data`.
+        nodes_to_exclude: onnxruntime's way to exclude: names of nodes.
+
+    Raises:
+        UsageError: an argument is wrong.
+        ModelError: the model is damaged, quantized already, or cannot be run.
+        DataError: a sample does not fit the model.
+        PassError: a pass failed.
+    """
+    start = time.perf_counter()
+    if data is not None and calibration_data_reader is not None:
+        raise UsageError("data and calibration_data_reader are two names of one thing: give one")
+    data = calibration_data_reader if data is None else data
+    if samples < 1:
+        raise UsageError(f"samples must be at least 1, not {samples}")
+    pipeline, goal = Pipeline(passes), find_target(target)
+    facts = {fact for step in pipeline.resolve() for fact in step.run.establishes}
+    patterns = (*exclude, *(f"^{re.escape(name)}$" for name in nodes_to_exclude))
+    with progress("load", None):
+        graph = load(model)
+        check_exclude(graph, patterns)
+        if "quantized" in facts:
+            check_source(graph)
+    report = Report(_describe(model, "model in memory"), goal.name, pipeline.spec, seed=seed)
+    size, nodes = weight_bytes(graph), len(graph)
+    context = Context(goal, seed=seed, progress=progress, exclude=patterns)
+    with ExitStack() as stack:
+        reference = None
+        if data is not None or "ranges" in facts:
+            found = Data.open(data, graph, samples, seed)
+            stack.callback(found.learn.close)
+            context.samples = found.learn
+            report.data, report.samples = found.source, len(found.learn)
+            with progress("run in float", None):
+                reference = Reference(graph, found.judge, found.unseen)
+        report.passes = pipeline.run(graph, context, _remembering(instruments, reference))
+        if reference is not None:
+            with progress("compare with float", None):
+                report.fidelity = reference.compare(graph)
+    report.decisions = [Decision(**entry) for entry in context.results.get("plan", ())]
+    report.conversions = conversions(graph)
+    report.weight_bytes, report.nodes = (size, weight_bytes(graph)), (nodes, len(graph))
+    report.warnings = _warnings(report, made_up=data is None)
+    report.seconds = time.perf_counter() - start
+    return Result(graph, report)
+
+
+def _remembering(instruments: Instruments | None, reference: Reference | None) -> Instruments:
+    """Let the reference keep the float graph whose ranges were just learned."""
+    given = instruments or Instruments()
+    if reference is None:
+        return given
+
+    def remember(done: Pass, graph: Graph) -> None:
+        if "ranges" in done.establishes:
+            reference.remember(graph)
+
+    return replace(given, after=(*given.after, remember))
+
+
+def _warnings(report: Report, *, made_up: bool) -> list[str]:
+    found = []
+    if made_up and report.samples:
+        found.append(NO_DATA)
+    if report.decisions and all(d.precision == "float" for d in report.decisions):
+        found.append("nothing was quantized: every operator has to stay in float, see the reasons")
+    return found
+
+
+def _describe(source: Any, otherwise: str) -> str:
+    return str(source) if isinstance(source, str | os.PathLike) else otherwise

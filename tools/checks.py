@@ -1,0 +1,90 @@
+"""What is wrong with a model or a request, told before the long work starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..ir import DType, Graph, ModelError, Node, UsageError, Value
+from ..passes.base import all_nodes, examples, selects
+from ..passes.registry import nearest
+
+QUANTIZES = ("QuantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+OPERANDS = (*WEIGHTED, "BatchNormalization", "LayerNormalization", "InstanceNormalization", "PRelu")
+"""Operators whose constants cannot mean anything when they are infinite."""
+
+
+def check_source(graph: Graph) -> None:
+    """`ModelError` when quantizing `graph` cannot succeed: integers already, float16, NaN."""
+    nodes = [node for _, node in all_nodes(graph)]
+    _check_float(nodes)
+    _check_width(nodes)
+    for node in nodes:
+        for _, value in node.operands():
+            _check_finite(value, node)
+
+
+def _check_float(nodes: Sequence[Node]) -> None:
+    done = [n for n in nodes if n.is_op(*QUANTIZES) or n.op.startswith("QLinear")]
+    if done:
+        names = examples(node.label for node in done)
+        raise ModelError(
+            f"the model is quantized already ({len(done)} operators: {names}); "
+            "start from the float32 model it was made from"
+        )
+
+
+def _check_width(nodes: Sequence[Node]) -> None:
+    narrow = [n for n in nodes if n.is_op(*WEIGHTED) and _weight_type(n) is DType.FLOAT16]
+    wide = [n for n in nodes if n.is_op(*WEIGHTED) and _weight_type(n) is DType.FLOAT]
+    if narrow and not wide:
+        raise ModelError(
+            f"the weights are float16 ({examples(node.label for node in narrow)}); export the "
+            "model in float32: integers replace both"
+        )
+
+
+def _weight_type(node: Node) -> DType | None:
+    weight = node.input(1)
+    return weight.dtype if weight is not None and weight.const is not None else None
+
+
+def _check_finite(value: Value, reader: Node) -> None:
+    """NaN is an error anywhere, infinity where it is a factor and not a mask or a bound."""
+    if value.const is None or value.dtype not in (DType.FLOAT, DType.DOUBLE):
+        return
+    data = value.const.numpy()
+    strict = reader.is_op(*OPERANDS)
+    if (np.isfinite(data).all() if strict else not np.isnan(data).any()) or not data.size:
+        return
+    kind = "NaN" if np.isnan(data).any() else "infinite"
+    count = int(np.sum(~np.isfinite(data) if strict else np.isnan(data)))
+    raise ModelError(
+        f"constant '{value.name}' of {reader.label} holds {count} {kind} element(s) "
+        f"out of {data.size}: repair or export the model again"
+    )
+
+
+def check_exclude(graph: Graph, patterns: Sequence[str]) -> None:
+    """`UsageError` for a pattern that is malformed or selects nothing."""
+    nodes = [node for _, node in all_nodes(graph)]
+    for pattern in patterns:
+        try:
+            if any(selects(pattern, node) for node in nodes):
+                continue
+        except re.error as error:
+            raise UsageError(
+                f"--exclude '{pattern}' is not a regular expression: {error}"
+            ) from None
+        if pattern.startswith("op:"):
+            known = sorted({node.op for node in nodes})
+            raise UsageError(
+                f"the model has no operator of type '{pattern[3:]}'{nearest(pattern[3:], known)}"
+            )
+        names = [node.name or node.output.name for node in nodes if node.outputs]
+        close = nearest(pattern, names) if len(names) <= 5000 else ""
+        hint = close if "did you mean" in close else ""
+        raise UsageError(f"no node's name matches --exclude '{pattern}'{hint}")

@@ -1,0 +1,260 @@
+"""`ptq-opt`: the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+from rich.console import Console
+
+from ..ir import Graph, PtqError, UsageError
+from ..ir.target import DEFAULT as DEFAULT_TARGET
+from ..passes import Instruments, Pass, Pipeline
+from ..passes.base import no_progress
+from ..passes.registry import DEFAULT, nearest
+from .config import read_config
+from .files import check_writable, write_text
+
+HELP = """Quantize MODEL, a float32 ONNX file, with calibration data.
+
+\b
+  ptq-opt model.onnx --data calib/                    writes model.int8.onnx
+  ptq-opt model.onnx --data calib/ -o small.onnx --target=tensorrt
+  ptq-opt model.onnx --data loader:samples --passes='align,bias{samples=64},quant'
+  ptq-opt model.onnx --data calib/ --exclude='^head/' --exclude-op=Softmax
+  ptq-opt model.onnx -o clean.onnx --passes=canonicalize,fold-bn --print-after=all
+  ptq-opt model.onnx --config=ptq.toml --json=report.json
+
+DATA is a folder with one .npz per sample (keys are the names of the model's inputs), one .npz or
+.npy of stacked samples, a folder of test_data_set_*, or module:function, which returns any iterable
+of {input name: array}.
+
+Exit codes: 0 fine, 1 the model or the data is at fault, 2 the command is.
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line, by the names of its options; see `--help`."""
+
+    model: Path | None
+    output: Path | None
+    data: str | None
+    passes: str
+    target: str
+    samples: int
+    seed: int
+    exclude: tuple[str, ...]
+    exclude_op: tuple[str, ...]
+    json: Path | None
+    verify: Literal["none", "structure", "numerics"]
+    print_before: tuple[str, ...]
+    print_after: tuple[str, ...]
+    print_pipeline: bool
+    time_passes: bool
+    stats: bool
+    quiet: bool
+    verbose: bool
+    debug: bool
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """What to keep in float."""
+        return (*self.exclude, *(f"op:{op}" for op in self.exclude_op))
+
+    def command(self, passes: str) -> str:
+        """The command line that does the same with `passes`."""
+        words = ["ptq-opt", str(self.model), "-o", str(self.output)]
+        words += ["--data", self.data] if self.data else []
+        words += [f"--passes={passes}", f"--target={self.target}", f"--samples={self.samples}"]
+        words += [f"--seed={self.seed}"] if self.seed else []
+        words += [f"--exclude={pattern}" for pattern in self.patterns]
+        return shlex.join(words)
+
+
+def list_passes(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    """Print every pass and leave."""
+    if wanted:
+        from .listing import passes
+
+        Console().print(passes())
+        context.exit()
+
+
+def list_targets(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    """Print every target and leave."""
+    if wanted:
+        from .listing import targets
+
+        Console().print(targets())
+        context.exit()
+
+
+def configure(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
+    """Let a configuration file give what the command line does not."""
+    if path is not None:
+        known = [field.name.replace("_", "-") for field in dataclasses.fields(Options)]
+        try:
+            context.default_map = read_config(path, known)
+        except UsageError as error:
+            raise click.UsageError(str(error)) from None
+
+
+def _listing(name: str, callback: Callable[..., None], text: str) -> Any:
+    return click.option(
+        name, is_flag=True, is_eager=True, expose_value=False, callback=callback, help=text
+    )
+
+
+FILE = click.Path(path_type=Path)
+EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+@click.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", type=EXISTING, required=False)
+@click.option("-o", "--output", type=FILE, help="Write here; default MODEL.int8.onnx.")
+@click.option("--data", metavar="DATA", help="Calibration data; without it ranges are made up.")
+@click.option("--passes", default=DEFAULT, help="Pipeline; what passes need is added to it.")
+@click.option("--target", default=DEFAULT_TARGET, show_default=True, help="Name or TOML file.")
+@click.option("--samples", default=300, show_default=True, help="Use at most N samples.")
+@click.option("--exclude", metavar="REGEX", multiple=True, help="Keep nodes named so in float.")
+@click.option("--exclude-op", metavar="TYPE", multiple=True, help="Keep an operator in float.")
+@click.option("--json", type=FILE, help="Write the report here.")
+@click.option(
+    "--config",
+    type=EXISTING,
+    is_eager=True,
+    expose_value=False,
+    callback=configure,
+    help="TOML or JSON file with options by these names; the command line has precedence.",
+)
+@click.option("--seed", default=0, help="Of every random choice.")
+@click.option(
+    "--verify",
+    type=click.Choice(["none", "structure", "numerics"]),
+    default="structure",
+    show_default=True,
+    help="Check the graph after each pass; also that outputs stay where a pass promises that.",
+)
+@click.option("--print-before", metavar="PASS|all", multiple=True, help="Print the graph (stderr).")
+@click.option("--print-after", metavar="PASS|all", multiple=True, help="Print the graph (stderr).")
+@click.option("--print-pipeline", is_flag=True, help="Print the full pipeline and exit.")
+@click.option("--time-passes", is_flag=True, help="Print where the time went.")
+@click.option("--stats", is_flag=True, help="Print what each pass matched, rewrote and declined.")
+@_listing("--list-passes", list_passes, "Print all passes with their options and exit.")
+@_listing("--list-targets", list_targets, "Print all targets and exit.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Print every layer.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="ptq-opt")
+def main(**values: Any) -> None:
+    """Parse, run, and turn errors into one message and an exit code."""
+    options = Options(**values)
+    try:
+        run(options)
+    except Exception as error:
+        if options.debug:
+            traceback.print_exc()
+        known = isinstance(error, PtqError)
+        kind = "" if known else f"internal error, please report it: {type(error).__name__}: "
+        click.echo(f"ptq-opt: error: {kind}{error}", err=True)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def run(options: Options) -> None:
+    """Do what the command line says."""
+    pipeline = Pipeline(options.passes)
+    if options.print_pipeline:
+        click.echo(pipeline.spec)
+        return
+    if options.model is None:
+        raise UsageError("which model? Usage: ptq-opt MODEL.onnx --data DATA; see --help")
+    output = options.output or options.model.with_suffix(".int8.onnx")
+    options = dataclasses.replace(options, output=output)
+    if output.exists() and output.samefile(options.model):
+        raise UsageError(f"the output '{output}' is the model itself: name another file")
+    for path in (output, options.json):
+        if path is not None:
+            check_writable(path)
+    _quantize(options, pipeline, output)
+
+
+def _quantize(options: Options, pipeline: Pipeline, output: Path) -> None:
+    from .api import quantize
+    from .progress import Bars
+
+    screen = Console(stderr=True)
+    log = logging.getLogger("ptq_opt")
+    log.handlers = [_Stderr(logging.ERROR if options.quiet else logging.WARNING)]
+    log.propagate = False
+    result = quantize(
+        options.model,
+        options.data,
+        passes=pipeline.items,
+        target=options.target,
+        samples=options.samples,
+        exclude=options.patterns,
+        seed=options.seed,
+        instruments=_instruments(options, pipeline, screen),
+        progress=no_progress if options.quiet else Bars(screen),
+    )
+    result.report.command = options.command(result.report.pipeline)
+    result.save(output)
+    if options.json is not None:
+        write_text(options.json, json.dumps(result.report.as_dict(), indent=1) + "\n")
+    if not options.quiet:
+        _show(options, result.report, output)
+
+
+class _Stderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        click.secho(f"ptq-opt: warning: {record.getMessage()}", err=True, fg="yellow", bold=True)
+
+
+def _show(options: Options, report: Any, output: Path) -> None:
+    from . import render
+    from .report import WIDTH
+
+    screen = Console(width=None if sys.stdout.isatty() else WIDTH)
+    screen.print(render.render(report, len(report.fidelity.layers) if options.verbose else 5))
+    if options.time_passes:
+        screen.print(render.times(report))
+    if options.stats:
+        screen.print(render.statistics(report))
+    screen.print(f"\nwrote {output}", highlight=False)
+
+
+def _instruments(options: Options, pipeline: Pipeline, screen: Console) -> Instruments:
+    known = [step.run.name for step in pipeline.resolve()]
+    for name in (*options.print_before, *options.print_after):
+        if name not in (*known, "all"):
+            raise UsageError(f"the pipeline has no pass '{name}'{nearest(name, known)}")
+
+    def printer(when: str, wanted: Sequence[str]) -> list[Callable[[Pass, Graph], None]]:
+        def show(item: Pass, graph: Graph) -> None:
+            if item.name in wanted or "all" in wanted:
+                from ..ir.text import print_graph
+
+                screen.out(f"; {when} {item.spec}\n{print_graph(graph)}", highlight=False)
+
+        return [show] if wanted else []
+
+    return Instruments(
+        verify=options.verify,
+        before=printer("before", options.print_before),
+        after=printer("after", options.print_after),
+        reproducer=lambda spec: f"it fails the same way with:\n  {options.command(spec)}",
+    )
+
+
+if __name__ == "__main__":
+    main()

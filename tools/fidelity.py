@@ -1,0 +1,195 @@
+"""Compares the quantized model with the float one: outputs, and layer by layer.
+
+One sample is in memory at a time, and of its inner tensors only a few.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from ..ir import Graph, ModelError, Node, Value
+from ..ir.clone import clone
+from ..ir.evaluate import MOST_DECIBEL, Runner, decibel
+from ..ir.samples import Feeds, Samples
+from ..ir.shapes import infer
+from ..ir.tensor import Array
+from .report import Fidelity, LayerFidelity, OutputFidelity
+
+LAYER_SAMPLES = 4
+"""Samples that inner tensors are compared on; outputs are compared on all."""
+FETCH_BYTES = 32 << 20
+"""Inner tensors of one sample that are held at a time."""
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+BETWEEN = 4
+"""A tensor up to so many elementwise operators behind one of LAYERS is named after it."""
+
+
+@dataclass
+class Noise:
+    """Energy of a signal and of the error against it, summed over samples."""
+
+    signal: float = 0.0
+    error: float = 0.0
+    equal: int = 0
+    size: int = 0
+    is_float: bool = True
+
+    def add(self, original: Array, found: Array) -> None:
+        """Take in one tensor. Where `original` is not finite only equality counts."""
+        self.is_float = original.dtype.kind == "f"
+        self.size += original.size
+        if original.shape != found.shape:
+            self.error = math.inf
+            return
+        self.equal += int(np.count_nonzero(original == found))
+        if self.is_float:
+            finite = np.isfinite(original)
+            signal = original[finite].astype(np.float64)
+            error = signal - found[finite].astype(np.float64)
+            self.signal += float(signal @ signal)
+            self.error += float(error @ error)
+
+    @property
+    def db(self) -> float:
+        """Signal to quantization noise ratio, dB."""
+        return decibel(self.signal, self.error)
+
+
+class Reference:
+    """What the float model does with a few samples, to compare the result with."""
+
+    def __init__(self, graph: Graph, judge: Samples, unseen: bool) -> None:
+        """Run `judge` through the source model before passes change it.
+
+        `unseen` says that calibration does not use these samples.
+        """
+        self.judge, self.unseen = judge, unseen
+        runner = Runner(graph)
+        self._names = graph.output_names
+        self._outputs: list[list[Array]] = [runner.run(feeds) for feeds in judge]
+        self._inner: Graph | None = None
+
+    def remember(self, graph: Graph) -> None:
+        """Take `graph`, whose ranges were just learned, as what inner tensors should be.
+
+        Passes before that may have rescaled inner tensors without changing the outputs.
+        """
+        self._inner = clone(graph)[0]
+
+    def compare(self, graph: Graph) -> Fidelity:
+        """How near `graph` is to the float model."""
+        try:
+            outputs = self._compare_outputs(graph)
+        except ModelError as error:
+            return Fidelity(missing=str(error))
+        layers = list(self._compare_layers(graph, self._inner)) if self._inner else []
+        return Fidelity(len(self._outputs), self.unseen, outputs, layers)
+
+    def _compare_outputs(self, graph: Graph) -> list[OutputFidelity]:
+        noises = [Noise() for _ in self._names]
+        runner = Runner(graph)
+        for feeds, expected in zip(self.judge, self._outputs, strict=True):
+            for noise, original, found in zip(noises, expected, runner.run(feeds), strict=True):
+                if isinstance(original, np.ndarray):  # and no sequence or map
+                    noise.add(original, found)
+        return [
+            OutputFidelity(name, noise.db if noise.is_float else None, noise.equal / noise.size)
+            for name, noise in zip(self._names, noises, strict=True)
+            if noise.size
+        ]
+
+    def _compare_layers(self, graph: Graph, inner: Graph) -> Iterator[LayerFidelity]:
+        pairs = stored_as_integers(inner, graph)
+        infer(inner)
+        feeds = list(islice(self.judge, LAYER_SAMPLES))
+        noises: dict[Value, Noise] = {original: Noise() for original in pairs}
+        for some in _parts(list(pairs), _sizes(inner, feeds[0])):
+            runners = Runner(inner, some), Runner(graph, [pairs[value] for value in some])
+            for sample in feeds:
+                expected, found = (runner.run(sample) for runner in runners)
+                for value, a, b in zip(some, expected, found, strict=True):
+                    noises[value].add(a, b)
+        for value, noise in noises.items():
+            before = [noises[v].db for v in _measured_before(value, noises)]
+            db, before_db = noise.db, min(before, default=MOST_DECIBEL)
+            added = 10 ** (-db / 10) - 10 ** (-before_db / 10)
+            tensor = value.origin or value.name
+            yield LayerFidelity(layer_of(value).label, tensor, db, before_db, max(added, 0.0))
+
+
+def stored_as_integers(inner: Graph, graph: Graph) -> dict[Value, Value]:
+    """Tensors of float graph `inner` -> what stands for them in `graph`, after its grid.
+
+    In the order of `inner`; only tensors that an operator computes.
+    """
+    dequantized: dict[str | None, Value] = {}
+    for node in graph:
+        if node.is_op("DequantizeLinear") and node.inputs[0] and node.inputs[0].const is None:
+            dequantized.setdefault(node.output.origin, node.output)
+    return {
+        value: dequantized[value.origin]
+        for node in inner
+        for value in node.outputs
+        if value.origin is not None and value.origin in dequantized
+    }
+
+
+def layer_of(value: Value) -> Node:
+    """The layer a tensor belongs to: its producer, or the one that runs fused before it."""
+    assert value.producer is not None
+    node = value.producer
+    for _ in range(BETWEEN):
+        operands = [v for _, v in node.operands() if v.const is None]
+        if node.op in LAYERS or len(operands) != 1 or operands[0].producer is None:
+            break
+        if len(operands[0].uses) != 1:
+            break
+        node = operands[0].producer
+    return node if node.op in LAYERS else value.producer
+
+
+def _measured_before(value: Value, measured: Mapping[Value, Noise]) -> list[Value]:
+    """The nearest tensors that `value` depends on and that are measured."""
+    found: list[Value] = []
+    seen: set[Value] = {value}
+    stack = [value]
+    while stack:
+        producer = stack.pop().producer
+        for _, operand in producer.operands() if producer else ():
+            if operand not in seen:
+                seen.add(operand)
+                (found if operand in measured else stack).append(operand)
+    return found
+
+
+def _sizes(graph: Graph, feeds: Feeds) -> dict[Value, int]:
+    """Bytes of every value for a sample like `feeds`; an unknown dimension counts as 1."""
+    known: dict[str, int] = {}
+    for value in graph.inputs:
+        if value.name in feeds and value.shape is not None:
+            pairs = zip(value.shape, feeds[value.name].shape, strict=False)
+            known.update((dim, size) for dim, size in pairs if isinstance(dim, str))
+    sizes = {}
+    for value in graph.values():
+        dims = [d if isinstance(d, int) else known.get(d or "", 1) for d in value.shape or ()]
+        sizes[value] = 4 * math.prod(dims)
+    return sizes
+
+
+def _parts(values: Sequence[Value], sizes: Mapping[Value, int]) -> Iterator[list[Value]]:
+    """Cut `values` so that each part takes at most FETCH_BYTES, or is a single value."""
+    part: list[Value] = []
+    held = 0
+    for value in values:
+        if part and held + sizes[value] > FETCH_BYTES:
+            yield part
+            part, held = [], 0
+        part.append(value)
+        held += sizes[value]
+    if part:
+        yield part

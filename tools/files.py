@@ -1,0 +1,41 @@
+"""Output files appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from ..ir import UsageError
+
+
+def check_writable(path: Path) -> None:
+    """`UsageError` unless a file can be made (or replaced) at `path`; nothing is left behind."""
+    if path.is_dir():
+        raise UsageError(f"cannot write '{path}': it is a folder; name a file")
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write '{path}': make the folder '{path.parent}' first")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write '{path}': {error.strerror or error}") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` under a temporary name, then rename it to `path`."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

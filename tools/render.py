@@ -1,0 +1,167 @@
+"""The end of a run: a table a person can act on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ..ir.evaluate import MOST_DECIBEL
+from ..passes.base import examples
+from .report import LayerFidelity, Report
+
+WORST = 5
+"""How many of the layers that lose most precision are shown."""
+POOR_DB = 15.0
+"""Outputs below this are worth a remark."""
+
+Parts = Iterator[RenderableType]
+
+
+def render(report: Report, layers: int = WORST) -> RenderableType:
+    """Show a report; `layers` of those that lose most precision."""
+    return Group(
+        *_head(report),
+        *_operators(report),
+        *_outputs(report),
+        *_layers(report, layers),
+        *_passes(report),
+    )
+
+
+def _head(report: Report) -> Parts:
+    before, after = (size / 1e6 for size in report.weight_bytes)
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(style="bold")
+    rows.add_column(overflow="fold")
+    rows.add_row("model", escape(f"{report.model} for {report.target}"))
+    rows.add_row("weights", f"{before:.2f} MB -> {after:.2f} MB")
+    rows.add_row("operators", f"{report.nodes[0]} -> {report.nodes[1]}")
+    if report.data:
+        rows.add_row("data", escape(f"{report.samples} samples of {report.data}"))
+    rows.add_row("time", f"{report.seconds:.1f} s")
+    yield rows
+    for warning in report.warnings:
+        yield Text(f"warning: {warning}", style="bold yellow")
+
+
+def _operators(report: Report) -> Parts:
+    if not report.decisions:
+        return
+    counts = report.counts()
+    table = _table("operator", "integer", "float", right=2)
+    for op, (integer, total) in counts.items():
+        if integer:
+            table.add_row(escape(op), str(integer), str(total - integer or ""))
+    if table.row_count:
+        yield from _section("Quantized", table)
+    table = _table("reason", "", "operators", right=1)
+    for reason, group in report.left_in_float().items():
+        names = examples(f"{d.op} '{d.node}'" if d.node else d.op for d in group)
+        table.add_row(escape(reason), str(len(group)), escape(names))
+    if table.row_count:
+        yield from _section("Left in float", table)
+    c = report.conversions
+    text = f"{c.quantize} QuantizeLinear, {c.dequantize} DequantizeLinear"
+    text += f", {c.requantize} from grid to grid" if c.requantize else ""
+    yield from _section("Conversions left between float and integers", _indented(text))
+
+
+def _outputs(report: Report) -> Parts:
+    found = report.fidelity
+    if found.missing:
+        yield from _section("Fidelity", _indented(f"not measured: {found.missing}"))
+    if not found.outputs:
+        return
+    table = _table("output", "SQNR", right=1)
+    for out in found.outputs:
+        text = f"{100 * out.equal:.1f} % equal" if out.sqnr_db is None else _db(out.sqnr_db)
+        table.add_row(escape(out.name), text)
+    seen = "that calibration did not see" if found.unseen else "of those that calibration saw"
+    yield from _section(f"Fidelity to float on {found.samples} samples {seen}", table)
+
+
+def _layers(report: Report, count: int) -> Parts:
+    worst = [layer for layer in report.fidelity.worst(count) if layer.noise > 0]
+    if not worst:
+        return
+    table = _table("layer", "SQNR before", "after", "noise added", right=3)
+    for layer in worst:
+        noise = f"{100 * layer.noise:.3g} %"
+        table.add_row(escape(layer.node), _db(layer.before_db), _db(layer.sqnr_db), noise)
+    yield from _section("Where precision is lost most", table)
+    if any(o.sqnr_db is not None and o.sqnr_db < POOR_DB for o in report.fidelity.outputs):
+        yield _indented(_advice(worst))
+
+
+def _advice(worst: Sequence[LayerFidelity]) -> str:
+    names = [re.search(r"'(.+)'$", layer.node) for layer in worst[:2]]
+    pattern = "|".join(f"^{re.escape(found[1])}$" for found in names if found)
+    return f"To keep the worst in float: --exclude='{pattern}'"
+
+
+def _passes(report: Report) -> Parts:
+    table = _table("pass", "s", "rewritten", "notes, and what was left alone", right=2)
+    for done in report.passes:
+        remarks = [f"{reason}: {examples(labels)}" for reason, labels in done.skipped.items()]
+        name = done.spec + (" (added)" if done.provided else "")
+        text = "\n".join([*done.notes, *remarks])
+        table.add_row(escape(name), f"{done.seconds:.2f}", str(done.rewritten or ""), escape(text))
+    yield from _section("Passes", table)
+    if report.command:
+        yield from _section("The same again", _indented(report.command))
+
+
+def times(report: Report) -> RenderableType:
+    """Where the time went, longest first."""
+    rest = report.seconds - sum(done.seconds for done in report.passes)
+    rows = [(done.spec, done.seconds) for done in report.passes]
+    rows.append(("load, float runs, comparison", rest))
+    table = _table("pass", "s", "%", right=2)
+    for name, seconds in sorted(rows, key=lambda row: -row[1]):
+        table.add_row(escape(name), f"{seconds:.3f}", f"{100 * seconds / report.seconds:.1f}")
+    return Group(*_section("Time", table))
+
+
+def statistics(report: Report) -> RenderableType:
+    """What each pass looked at and did, with every node it declined."""
+    names = ("pass", "matched", "rewritten", "declined", "edits", "operators")
+    table = _table(*names, right=5)
+    for done in report.passes:
+        declined = sum(len(labels) for labels in done.skipped.values())
+        counts = (done.matched, done.rewritten, declined, done.edits)
+        table.add_row(escape(done.spec), *map(str, counts), f"{done.nodes[0]} -> {done.nodes[1]}")
+    declined_by = [
+        _indented(f"{done.spec}: {reason}: {', '.join(labels)}")
+        for done in report.passes
+        for reason, labels in done.skipped.items()
+    ]
+    return Group(*_section("Statistics", table), *declined_by)
+
+
+def _db(value: float) -> str:
+    return "exact" if value >= MOST_DECIBEL else f"{value:.1f} dB"
+
+
+def _section(title: str, content: RenderableType) -> Parts:
+    yield Padding(Text(title, style="bold"), (1, 0, 0, 0))
+    yield content
+
+
+def _indented(text: str) -> RenderableType:
+    return Padding(Text(text, overflow="fold"), (0, 2))
+
+
+def _table(*columns: str, right: int) -> Table:
+    """A table whose columns after the first are numbers, `right` of them."""
+    table = Table(box=None, header_style="dim", padding=(0, 2))
+    for k, column in enumerate(columns):
+        justify: Any = "right" if 0 < k <= right else "left"
+        table.add_column(column, justify=justify, overflow="fold")
+    return table

@@ -1,0 +1,211 @@
+"""What a run did, as data: what the end table shows and `--json` writes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from ..ir import Graph, Node, Tensor
+from ..passes import Report as PassReport
+
+WIDTH = 100
+"""Columns of a report that is printed where there is no terminal."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of one operator.
+
+    Attributes:
+        node: its name.
+        op: its type.
+        precision: "float", or the integers it computes in.
+        reason: why it was left in float, or what its precision follows from.
+    """
+
+    node: str
+    op: str
+    precision: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class OutputFidelity:
+    """How near an output of the quantized model is to that of the source model.
+
+    Attributes:
+        name: the output.
+        sqnr_db: signal to quantization noise ratio over all samples in dB, within +-120 (120:
+            equal to the last bit); None for outputs that are not floating point.
+        equal: share of the elements that are equal.
+    """
+
+    name: str
+    sqnr_db: float | None
+    equal: float
+
+
+@dataclass(frozen=True)
+class LayerFidelity:
+    """How near an inner tensor is to its float original.
+
+    Attributes:
+        node: the operator that makes it, with what the engine fuses into it.
+        tensor: its name in the source model.
+        sqnr_db: as in `OutputFidelity`; errors of all layers before it count.
+        before_db: the worst of the tensors it is computed from; 120 when they are exact.
+        noise: noise this layer adds, relative to its signal: the difference of the two.
+    """
+
+    node: str
+    tensor: str
+    sqnr_db: float
+    before_db: float
+    noise: float
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """The comparison with the source model.
+
+    Attributes:
+        samples: how many samples it ran.
+        unseen: True when calibration did not see them.
+        outputs: one per output of the model.
+        layers: inner tensors that are stored as integers, in topological order.
+        missing: why something could not be measured, "" when everything was.
+    """
+
+    samples: int = 0
+    unseen: bool = False
+    outputs: Sequence[OutputFidelity] = ()
+    layers: Sequence[LayerFidelity] = ()
+    missing: str = ""
+
+    def worst(self, n: int) -> list[LayerFidelity]:
+        """The `n` layers that lose most precision, worst first."""
+        return sorted(self.layers, key=lambda layer: -layer.noise)[:n]
+
+
+@dataclass(frozen=True)
+class Conversions:
+    """QuantizeLinear and DequantizeLinear operators on the way between float and integers.
+
+    Pairs around operators that compute in integers are not counted: engines fuse them.
+
+    Attributes:
+        quantize: from float.
+        dequantize: to float.
+        requantize: from one grid to another.
+    """
+
+    quantize: int = 0
+    dequantize: int = 0
+    requantize: int = 0
+
+
+@dataclass
+class Report:
+    """What `quantize` did; prints as a table.
+
+    Attributes:
+        model: what was quantized.
+        target: name of the target.
+        pipeline: every pass that ran, with its options; parses back.
+        command: the command line that does the same again.
+        samples: how many samples calibration saw.
+        data: where they came from.
+        seed: of every random choice.
+        warnings: what the user should know before trusting the result.
+        decisions: operator by operator.
+        fidelity: how near the result is to the source model.
+        conversions: what is left between float and integers.
+        weight_bytes: size of all constants before and after.
+        nodes: operators before and after.
+        passes: one report per pass.
+        seconds: wall time.
+    """
+
+    model: str = ""
+    target: str = ""
+    pipeline: str = ""
+    command: str = ""
+    samples: int = 0
+    data: str = ""
+    seed: int = 0
+    warnings: list[str] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    fidelity: Fidelity = field(default_factory=Fidelity)
+    conversions: Conversions = field(default_factory=Conversions)
+    weight_bytes: tuple[int, int] = (0, 0)
+    nodes: tuple[int, int] = (0, 0)
+    passes: list[PassReport] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Operator type -> how many compute in integers, and how many there are."""
+        total = Counter(d.op for d in self.decisions)
+        integer = Counter(d.op for d in self.decisions if d.precision != "float")
+        return {op: (integer[op], n) for op, n in total.most_common()}
+
+    def left_in_float(self) -> dict[str, list[Decision]]:
+        """Reason -> the operators that stay in float for it, most frequent reason first."""
+        found: dict[str, list[Decision]] = {}
+        for decision in self.decisions:
+            if decision.precision == "float":
+                found.setdefault(decision.reason or "no reason given", []).append(decision)
+        return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return dataclasses.asdict(self)
+
+    def __rich__(self) -> RenderableType:
+        """The end table."""
+        from .render import render
+
+        return render(self)
+
+    def __str__(self) -> str:
+        """The end table as plain text."""
+        console = Console(width=WIDTH, color_system=None, force_terminal=False)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get()
+
+
+def weight_bytes(graph: Graph) -> int:
+    """Bytes of all constants of a graph and its bodies, those in attributes included."""
+    tensors: dict[int, Tensor] = {}
+    for inner in graph.graphs():
+        constants = [value.const for value in inner.values()]
+        constants += [a for n in inner for a in n.attrs.values() if isinstance(a, Tensor)]
+        tensors.update((id(tensor), tensor) for tensor in constants if tensor is not None)
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def conversions(graph: Graph) -> Conversions:
+    """Count what converts between float and integers in a quantized graph."""
+    enter = leave = between = 0
+    for node in graph:
+        value = node.input(0)
+        if value is None or value.const is not None:
+            continue
+        if node.is_op("QuantizeLinear"):
+            enter += value.producer is None or _is_float(value.producer)
+            between += value.producer is not None and value.producer.is_op("DequantizeLinear")
+        elif node.is_op("DequantizeLinear"):
+            leave += any(_is_float(reader) for reader in node.output.consumers)
+    return Conversions(enter, leave, between)
+
+
+def _is_float(node: Node) -> bool:
+    """True for the graph's outputs and operators that compute in float."""
+    return node.precision in (None, "float") and not node.is_op(
+        "QuantizeLinear", "DequantizeLinear"
+    )

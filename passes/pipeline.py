@@ -119,7 +119,8 @@ def _run_step(
     expected = check.outputs(graph) if check and item.preserves_function else None
     start, version, nodes = time.perf_counter(), graph.version, len(graph)
     try:
-        item.run(graph, context)
+        with context.progress(item.name, None):
+            item.run(graph, context)
     except (PtqError, MemoryError):
         raise
     except Exception as error:

@@ -1,0 +1,226 @@
+"""Ranges of activations, learned from samples.
+
+One sample's activations are in memory at a time. Minimum, maximum and mean are reduced inside the
+ONNX Runtime graph, which costs little more than inference; the methods that need histograms fetch
+the activations and keep a histogram of fixed size per tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .dtypes import DType
+from .errors import DataError, UsageError
+from .evaluate import Runner
+from .graph import Graph, Value
+from .histogram import Chooser, Floats, chooser
+from .observers import Fetching, Reducing, Seen, Target
+from .samples import Feeds
+from .shapes import infer
+from .tensor import Array
+
+VERSION = 1
+HISTOGRAM_METHODS = ("percentile", "mse", "entropy", "aciq")
+METHODS = ("mean-max", "min-max", *HISTOGRAM_METHODS)
+OBSERVED = (DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BFLOAT16)
+_FIELDS = ("low", "high", "seen_low", "seen_high", "mean")
+
+
+@dataclass
+class Range:
+    """What was learned of one tensor; float64 arrays of shape () or [channels].
+
+    Attributes:
+        low, high: the range the values are expected in, by the method of the calibration.
+        seen_low, seen_high: the extremes of all samples (of a tensor that cannot be negative,
+            like the output of a Relu, both lows are given as 0).
+        mean: mean over samples of the mean of a sample.
+    """
+
+    low: Array
+    high: Array
+    seen_low: Array
+    seen_high: Array
+    mean: Array
+
+
+@dataclass
+class Calibration:
+    """Ranges of the tensors of a model, by the name of the FP32 tensor (`Value.origin`).
+
+    Attributes:
+        method: how `low` and `high` were chosen.
+        samples: how many samples were seen.
+        ranges: per tensor.
+        channels: per channel, for the tensors that were asked for so.
+    """
+
+    method: str
+    samples: int = 0
+    ranges: dict[str, Range] = field(default_factory=dict)
+    channels: dict[str, Range] = field(default_factory=dict)
+
+    def __contains__(self, value: Value) -> bool:
+        return key(value) in self.ranges
+
+    def __getitem__(self, value: Value) -> Range:
+        return self.ranges[key(value)]
+
+    def get(self, value: Value) -> Range | None:
+        """The range of `value`, None when it was not calibrated."""
+        return self.ranges.get(key(value))
+
+    def per_channel(self, value: Value) -> Range | None:
+        """The ranges of the channels of `value`, None when they were not calibrated."""
+        return self.channels.get(key(value))
+
+
+def key(value: Value) -> str:
+    """The name under which statistics of `value` are kept."""
+    return value.origin or value.name
+
+
+def calibrate(
+    graph: Graph,
+    samples: Iterable[Feeds],
+    values: Sequence[Value],
+    *,
+    method: str = "mean-max",
+    channel_axis: int | Mapping[Value, int] | None = None,
+    percent: float = 99.99,
+    dtype: DType = DType.UINT8,
+    symmetric: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Calibration:
+    """Learn the ranges of `values` from `samples`.
+
+    Args:
+        graph: the model in floating point.
+        samples: feeds, run one at a time.
+        values: tensors of the graph to observe; constants, tensors that are not of real numbers
+            and values inside bodies are left out.
+        method: how the range comes from what is seen. "mean-max": mean over samples of the
+            minimum and the maximum; "min-max": the extremes of all samples. With histograms:
+            "percentile": `percent` % of all elements below the upper, above the lower end; "mse":
+            least squared error of quantization to `dtype`; "entropy": least Kullback-Leibler
+            divergence; "aciq": analytic optimum for Laplace or Gauss distributed elements.
+        channel_axis: observe channels, too: the axis of all tensors that have it, or of each.
+        percent: for "percentile".
+        dtype: of the grid that "mse", "entropy" and "aciq" choose a range for.
+        symmetric: the same; see `quant.grid`.
+        progress: called with 1 after each sample.
+
+    Raises:
+        DataError: NaN or infinity in a tensor (names it, the node it first appears at and the
+            sample), or no samples.
+        UsageError: unknown method.
+    """
+    if method not in METHODS:
+        raise UsageError(f"unknown calibration method '{method}': use {', '.join(METHODS)}")
+    targets = _targets(graph, values, channel_axis)
+    fetching = Fetching(graph, targets) if method in HISTOGRAM_METHODS else None
+    observer = fetching or Reducing(graph, targets)
+    totals = _Totals(sum(1 + target.channels for target in targets))
+    for number, feeds in enumerate(samples):
+        if not totals.add(observer.observe(feeds)):
+            raise _non_finite(graph, targets, feeds, number)
+        if progress is not None:
+            progress(1)
+    low, high = totals.means()[:2] if method == "mean-max" else (totals.low, totals.high)
+    if fetching is not None:
+        choose = chooser(method, percent, dtype, symmetric)
+        low, high = _chosen(fetching, choose)
+    return _collected(method, targets, totals, low, high)
+
+
+def _targets(
+    graph: Graph, values: Sequence[Value], channel_axis: int | Mapping[Value, int] | None
+) -> list[Target]:
+    """The tensors to observe, each once."""
+    if any(value.dtype is None or value.shape is None for value in values):
+        infer(graph)
+    targets: dict[str, Target] = {}
+    for value in values:
+        inside = value in graph.inputs if value.producer is None else value.producer in graph
+        if value.dtype not in OBSERVED or not inside or key(value) in targets:
+            continue
+        axis = channel_axis.get(value) if isinstance(channel_axis, Mapping) else channel_axis
+        shape = value.shape or ()
+        channels = shape[axis] if axis is not None and -len(shape) <= axis < len(shape) else None
+        if isinstance(channels, int) and axis is not None:
+            targets[key(value)] = Target(value, axis % len(shape), channels)
+        else:
+            targets[key(value)] = Target(value)
+    return list(targets.values())
+
+
+class _Totals:
+    """Sums and extremes over samples, a float64 per slot."""
+
+    def __init__(self, slots: int) -> None:
+        self.count = np.zeros(slots, np.int64)
+        self.low, self.high = np.full(slots, np.inf), np.full(slots, -np.inf)
+        self.sums = np.zeros((3, slots))
+        self.samples = 0
+
+    def add(self, seen: Seen) -> bool:
+        """Add one sample; False, and nothing added, when there is NaN or infinity in it."""
+        there = (seen.low != np.inf) | (seen.high != -np.inf)  # a tensor may be empty
+        rows = np.stack(seen)
+        if not np.isfinite(rows[:, there]).all():
+            return False
+        self.low, self.high = np.minimum(self.low, seen.low), np.maximum(self.high, seen.high)
+        self.sums += np.where(there, rows, 0.0)
+        self.count += there
+        self.samples += 1
+        return True
+
+    def means(self) -> Floats:
+        """Mean over samples of low, high and mean, float64 [3, slots]."""
+        return np.asarray(self.sums / np.maximum(self.count, 1))
+
+
+def _non_finite(graph: Graph, targets: Sequence[Target], feeds: Feeds, number: int) -> DataError:
+    """The error that names the first NaN or infinity of a sample."""
+    floats = [v for node in graph.order() for v in node.outputs if v.dtype in OBSERVED and v.name]
+    asked = [target.value for target in targets]
+    every = list(dict.fromkeys([*graph.inputs, *floats, *asked]))
+    for value, array in zip(every, Runner(graph, every).run(feeds), strict=True):
+        if value.dtype in OBSERVED and not np.isfinite(array.astype(np.float32)).all():
+            by = f"computed by {value.producer.label}" if value.producer else "an input"
+            return DataError(
+                f"sample {number} gives NaN or infinity in tensor '{value.name}', {by}: leave the "
+                "sample out, or repair the model"
+            )
+    return DataError(f"sample {number} gives values whose sum is beyond float32")
+
+
+def _chosen(observed: Fetching, choose: Chooser) -> tuple[Floats, Floats]:
+    """The ends that `choose` picks for every slot."""
+    rows = [histogram.row(0) for histogram in observed.tensors]
+    for histogram in observed.channels:
+        if histogram is not None:
+            rows += [histogram.row(k) for k in range(len(histogram.counts))]
+    ends = np.array([choose(row) for row in rows]).reshape(-1, 2)
+    return ends[:, 0], ends[:, 1]
+
+
+def _collected(
+    method: str, targets: Sequence[Target], totals: _Totals, low: Floats, high: Floats
+) -> Calibration:
+    result = Calibration(method, totals.samples)
+    mean = totals.means()[2]
+    rows = (low, high, totals.low, totals.high, mean)
+    at = len(targets)
+    for k, target in enumerate(targets):
+        name = key(target.value)
+        if totals.count[k]:
+            result.ranges[name] = Range(*(np.asarray(row[k]) for row in rows))
+        if target.axis is not None:
+            if totals.count[k]:
+                result.channels[name] = Range(*(row[at : at + target.channels] for row in rows))
+            at += target.channels
+    return result

@@ -1,0 +1,194 @@
+"""Run a graph in ONNX Runtime, fetch any of its values, reduce them inside the graph."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import ArrayLike
+
+from .clone import clone
+from .errors import DataError, ModelError, PtqError
+from .graph import Graph, Value
+from .names import Names
+from .onnx_save import save_model
+from .tensor import Array, Tensor
+from .tensor_io import describe, tensor_to_proto
+
+OUTSIDE = 1 << 16
+"""Constants of at least so many bytes are handed to ONNX Runtime beside the model."""
+MOST_DECIBEL = 120.0
+"""Bound of signal to noise ratios, which would be infinite for equal tensors."""
+AXES_ARE_INPUT = {"ReduceSum": 13}
+"""Opset from which a reduction's axes are an input; 18 for those not listed."""
+_NODE_IN_MESSAGE = (
+    r"Name:'([^']*)'",
+    r"Node ?\(([^)]*)\)",
+    r"in node \(([^)]*)\)",
+    r"In Node, \(\"([^\"]*)\"",
+)
+"""How messages of ONNX Runtime name the node at fault."""
+_BLAMED = {DataError: "data", ModelError: "model"}
+
+
+class Runner:
+    """A graph in an ONNX Runtime session on the CPU.
+
+    The graph may be edited or dropped afterwards; the session is of the graph as it was. Only what
+    the fetched values need is run. Weights are given to ONNX Runtime beside the model, so that a
+    model may be larger than the 2 GB of a protocol buffer.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        fetch: Sequence[Value] | None = None,
+        *,
+        threads: int = 0,
+        optimize: bool = True,
+    ) -> None:
+        """Open a session.
+
+        Args:
+            graph: what to run; it is copied.
+            fetch: values of the graph (inner ones, inputs, constants) in the order `run` gives
+                them; None for the graph's outputs.
+            threads: of one operator; 0 for one per core.
+            optimize: let ONNX Runtime fuse operators. Every fetched value is computed all the
+                same: what is fetched is never fused away.
+
+        Raises:
+            ModelError: ONNX Runtime refuses the model; names the node where it does.
+        """
+        copy, where = clone(graph)
+        values = [where[value] for value in (graph.outputs if fetch is None else fetch)]
+        copy.set_outputs(values, _output_names(copy, len(values)))
+        copy.sweep()
+        names = Names.of(copy)
+        self._labels = {name: node.label for node, name in names.nodes.items()}
+        self._needed = {
+            names.values[value] for value in copy.inputs if value.uses and value.const is None
+        }
+        self._session = self._open(copy, names, threads, optimize)
+        self._accepted = {info.name for info in self._session.get_inputs()}
+        self._accepted |= {info.name for info in self._session.get_overridable_initializers()}
+
+    def run(self, feeds: Mapping[str, Array]) -> list[Any]:
+        """The fetched values for one sample: arrays, lists of arrays for sequences.
+
+        Args:
+            feeds: input name -> array; what the fetched values do not depend on may be left out.
+
+        Raises:
+            DataError: an input is missing, or of a wrong type or shape.
+            ModelError: an operator failed; names it.
+        """
+        missing = self._needed - feeds.keys()
+        if missing:
+            raise DataError(f"no data for the model's input '{min(missing)}'")
+        given = {name: array for name, array in feeds.items() if name in self._accepted}
+        try:
+            found: list[Any] = self._session.run(None, given)
+        except Exception as error:  # each status code of ONNX Runtime has a class of its own
+            raise self._explained(error, DataError) from None
+        return found
+
+    def _open(self, graph: Graph, names: Names, threads: int, optimize: bool) -> Any:
+        import onnxruntime as ort
+
+        outside = _Outside(graph, names)
+        model = save_model(graph, outside.store, names)
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # what fails is raised, not also printed
+        options.intra_op_num_threads = threads
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        held = [ort.OrtValue.ortvalue_from_numpy(array) for array in outside.arrays.values()]
+        options.add_external_initializers(list(outside.arrays), held)
+        try:
+            return ort.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise self._explained(error, ModelError) from None
+
+    def _explained(self, error: Exception, otherwise: type[PtqError]) -> PtqError:
+        """A `ModelError` that names the node ONNX Runtime complains of, else `otherwise`."""
+        text = str(error).strip()
+        told = text.rpartition("Status Message: ")[2] if "Status Message: " in text else text
+        told = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", told)
+        for pattern in _NODE_IN_MESSAGE:
+            found = re.search(pattern, text)
+            if found and found[1] in self._labels:
+                return ModelError(f"ONNX Runtime cannot run {self._labels[found[1]]}: {told}")
+        return otherwise(f"ONNX Runtime refuses the {_BLAMED[otherwise]}: {told}")
+
+
+class _Outside:
+    """Keeps large constants out of the model: ONNX Runtime takes them from memory."""
+
+    def __init__(self, graph: Graph, names: Names) -> None:
+        read = (value for node in graph.order() for _, value in node.operands())
+        self.candidates = {names.values[v] for v in read if v.const is not None}
+        self.arrays: dict[str, Array] = {}
+
+    def store(self, tensor: Tensor, name: str) -> onnx.TensorProto:
+        plain = tensor.dtype.numpy.kind in "biuf"  # numpy's own types, no strings
+        if tensor.nbytes < OUTSIDE or not plain or name not in self.candidates:
+            return tensor_to_proto(tensor, name)
+        self.arrays[name] = np.ascontiguousarray(tensor.numpy())
+        proto = describe(tensor, name)
+        proto.data_location = onnx.TensorProto.EXTERNAL
+        proto.external_data.add(key="location", value="memory")
+        return proto
+
+
+def _output_names(graph: Graph, count: int) -> list[str]:
+    """Interface names that no input has."""
+    taken = {value.name for value in graph.inputs}
+    fresh = (name for k in itertools.count() if (name := f"fetch_{k}") not in taken)
+    return list(itertools.islice(fresh, count))
+
+
+def reduce(graph: Graph, value: Value, op: str, axis: int | None = None) -> Value:
+    """Add a reduction of `value` over all axes, or all but `axis`, to `graph`.
+
+    `op` is ReduceMin, ReduceMax, ReduceMean or another of that family; the result has shape () or
+    [channels]. With an axis the rank must be known.
+    """
+    attrs: dict[str, Any] = {"keepdims": 0}
+    inputs: list[Value | None] = [value]
+    if axis is not None:
+        assert value.rank is not None
+        axes = [k for k in range(value.rank) if k != axis % value.rank]
+        if not axes:
+            return value
+        if graph.info.opset >= AXES_ARE_INPUT.get(op, 18):
+            inputs.append(graph.constant(np.array(axes, np.int64)))
+            attrs["noop_with_empty_axes"] = 1
+        else:
+            attrs["axes"] = axes
+    return graph.add(op, inputs, attrs).output
+
+
+def signal_to_noise(reference: ArrayLike, test: ArrayLike) -> float:
+    """Energy of `reference` over that of the error of `test` in dB, within +-120.
+
+    10 log10(sum r^2 / sum (r - t)^2); 120 for equal tensors, -120 where `test` is not finite.
+    """
+    r, t = np.asarray(reference, np.float64).ravel(), np.asarray(test, np.float64).ravel()
+    return decibel(float(r @ r), float((r - t) @ (r - t)))
+
+
+def decibel(signal: float, noise: float) -> float:
+    """10 log10(signal / noise) of two energies, within +-120; 120 where there is no noise."""
+    if noise == 0:
+        return MOST_DECIBEL
+    if signal == 0 or not np.isfinite(noise):
+        return -MOST_DECIBEL
+    ratio = 10 * (np.log10(signal) - np.log10(noise))
+    return float(np.clip(ratio, -MOST_DECIBEL, MOST_DECIBEL))

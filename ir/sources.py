@@ -1,0 +1,246 @@
+"""Where calibration samples come from: memory, files, stacked arrays, streams."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .errors import DataError
+from .tensor import Array
+
+MAPPED = 1 << 20
+"""Files beyond this many bytes are mapped rather than read."""
+
+
+class Source(Protocol):
+    """Raw samples by number: mappings, tuples of arrays by position, or single arrays."""
+
+    def count(self) -> int:
+        """How many samples there are."""
+        ...
+
+    def has(self, index: int) -> bool:
+        """True when there is a sample `index`; unlike `count` it reads no stream to its end."""
+        ...
+
+    def read(self, index: int) -> Any:
+        """Sample `index`, from disk where possible."""
+        ...
+
+    def label(self, index: int) -> str:
+        """What messages call sample `index`."""
+        ...
+
+    def close(self) -> None:
+        """Remove temporary files."""
+        ...
+
+
+class Items:
+    """Samples in a sequence."""
+
+    def __init__(
+        self, items: Sequence[Any], folder: tempfile.TemporaryDirectory[str] | None = None
+    ) -> None:
+        """Keep the sequence, whose items may be made on demand; `folder` goes with `close`."""
+        self.items, self.folder = items, folder
+
+    def count(self) -> int:
+        """Length of the sequence."""
+        return len(self.items)
+
+    def has(self, index: int) -> bool:
+        """True within the sequence."""
+        return index < len(self.items)
+
+    def read(self, index: int) -> Any:
+        """The item."""
+        return self.items[index]
+
+    def label(self, index: int) -> str:
+        """Its number."""
+        return f"sample {index}"
+
+    def close(self) -> None:
+        """Remove the files behind the items."""
+        if self.folder is not None:
+            self.folder.cleanup()
+
+
+class Files(Items):
+    """One sample per path: an .npz, an .npy, or a folder of input_K.pb (ONNX test data)."""
+
+    def read(self, index: int) -> Any:
+        """The arrays of the file, by name or by position."""
+        path: Path = self.items[index]
+        return read_protos(path) if path.is_dir() else load_numpy(path)
+
+    def label(self, index: int) -> str:
+        """Number and file name."""
+        return f"sample {index} ({self.items[index].name})"
+
+
+class Rows(Items):
+    """Samples stacked along the first axis of every array; the array named "" has no name."""
+
+    def __init__(
+        self, arrays: Mapping[str, Array], folder: tempfile.TemporaryDirectory[str] | None = None
+    ) -> None:
+        """Take arrays of equal length; `folder` may hold their files."""
+        lengths = {len(array) for array in arrays.values()}
+        if len(lengths) != 1:
+            raise DataError(f"stacked samples differ in number: {sorted(lengths)}")
+        super().__init__(range(lengths.pop()), folder)
+        self.arrays = arrays
+
+    def read(self, index: int) -> Any:
+        """Row `index` of each array."""
+        row = {name: array[index] for name, array in self.arrays.items()}
+        return row.get("", row)
+
+
+class Spool:
+    """Samples of a stream, kept in a temporary folder as they are read."""
+
+    def __init__(self, stream: Iterator[Any], limit: int | None) -> None:
+        """Read at most `limit` samples of `stream`, each when first asked for."""
+        self.stream = itertools.islice(stream, limit)
+        self.ended = False
+        self.kept = 0
+        self.folder = tempfile.TemporaryDirectory(prefix="ptq_opt_samples_")
+
+    def count(self) -> int:
+        """Number of samples; reads the stream to its end."""
+        while not self.ended:
+            self.has(self.kept)
+        return self.kept
+
+    def has(self, index: int) -> bool:
+        """True when the stream is long enough; reads it that far."""
+        while not self.ended and self.kept <= index:
+            raw = next(self.stream, None)
+            self.ended = raw is None
+            if raw is not None:
+                self._keep(raw)
+        return index < self.kept
+
+    def read(self, index: int) -> Any:
+        """The sample as the stream gave it."""
+        loaded = load_numpy(self._path(index))
+        arrays = [loaded[f"arr_{k}"] for k in range(len(loaded) - 1)]
+        names = loaded["names"].tolist()
+        return dict(zip(names, arrays, strict=True)) if names else tuple(arrays)
+
+    def label(self, index: int) -> str:
+        """Its number."""
+        return f"sample {index}"
+
+    def close(self) -> None:
+        """Remove the temporary folder."""
+        self.folder.cleanup()
+
+    def _path(self, index: int) -> Path:
+        return Path(self.folder.name) / f"{index:06}.npz"
+
+    def _keep(self, raw: Any) -> None:
+        names = list(raw) if isinstance(raw, Mapping) else []
+        parts = raw.values() if isinstance(raw, Mapping) else by_position(raw)
+        arrays = [np.asarray(part) for part in parts]
+        for k, array in enumerate(arrays):
+            if array.dtype.kind == "O" and not all(isinstance(x, str) for x in array.flat):
+                what = f"'{names[k]}'" if names else f"part {k}"
+                raise DataError(f"sample {self.kept}: {what} is not an array of numbers")
+            arrays[k] = array.astype(np.str_) if array.dtype.kind == "O" else array
+        with self._path(self.kept).open("wb") as file:
+            np.savez(file, *arrays, names=np.array(names, dtype=np.str_))
+        self.kept += 1
+
+
+def by_position(raw: Any) -> Sequence[Any]:
+    """A tuple or list is one array per input, anything else is a single array."""
+    return raw if isinstance(raw, tuple | list) else (raw,)
+
+
+def load_numpy(path: Path) -> Any:
+    """The array of an .npy (mapped when large) or a dict of those of an .npz, never unpickled.
+
+    Raises `DataError` when the file is damaged or holds Python objects.
+    """
+    try:
+        if path.suffix == ".npy":
+            mode: Any = "r" if path.stat().st_size > MAPPED else None
+            return np.load(path, mmap_mode=mode, allow_pickle=False)
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except Exception as error:  # whatever a damaged file makes numpy, zipfile and zlib raise
+        raise DataError(f"cannot read '{path}': {error}") from None
+
+
+def read_protos(folder: Path) -> Any:
+    """The arrays of input_0.pb, input_1.pb ... (serialized `onnx.TensorProto`), a tuple."""
+    import onnx
+
+    arrays: list[Array] = []
+    for k in itertools.count():
+        path = folder / f"input_{k}.pb"
+        if not path.is_file():
+            return tuple(arrays)
+        try:
+            arrays.append(
+                onnx.numpy_helper.to_array(onnx.TensorProto.FromString(path.read_bytes()))
+            )
+        except Exception as error:  # protobuf, numpy and onnx each have their own errors
+            raise DataError(f"cannot read the tensor in '{path}': {error}") from None
+    raise AssertionError("unreachable")
+
+
+def call(reference: str) -> Any:
+    """What the function named by "module:function" returns; modules of the current folder count."""
+    module_name, _, function = reference.partition(":")
+    sys.path.insert(0, "")
+    try:
+        made = getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError) as error:
+        raise DataError(f"cannot get calibration data from '{reference}': {error}") from None
+    finally:
+        sys.path.remove("")
+    return made()
+
+
+def stream(data: Iterable[Any]) -> Iterator[Any]:
+    """Samples of an iterable, or of an onnxruntime `CalibrationDataReader` from its beginning."""
+    get_next = getattr(data, "get_next", None)
+    if get_next is None:
+        yield from data
+        return
+    rewind = getattr(data, "rewind", None)
+    if rewind is not None:
+        rewind()
+    while (feeds := get_next()) is not None:
+        yield feeds
+
+
+def unpack(path: Path) -> tuple[dict[str, Array], tempfile.TemporaryDirectory[str]]:
+    """The arrays of an .npz as mapped files, to be read row by row, and the files' folder."""
+    folder = tempfile.TemporaryDirectory(prefix="ptq_opt_samples_")
+    arrays = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for k, member in enumerate(archive.namelist()):
+                file = Path(folder.name) / f"{k}.npy"
+                with archive.open(member) as packed, file.open("wb") as out:
+                    shutil.copyfileobj(packed, out)
+                arrays[member.removesuffix(".npy")] = load_numpy(file)
+    except Exception as error:  # see load_numpy
+        folder.cleanup()
+        raise DataError(f"cannot read '{path}': {error}") from None
+    return arrays, folder

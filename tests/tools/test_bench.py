@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,10 +13,10 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
-from ptq_opt.tools.bench import noise, tables
+from ptq_opt.tools.bench import measure, noise, tables
 from ptq_opt.tools.bench.__main__ import main
 from ptq_opt.tools.bench.cases import Case, find_cases, store
-from ptq_opt.tools.bench.measure import FP32, OURS, Row
+from ptq_opt.tools.bench.measure import FP32, OURS, Row, Settings
 from ptq_opt.tools.bench.quantizers import run_logged, run_peer
 from ptq_opt.tools.bench.speed import conversions_left, interleaved_latency
 from ptq_opt.tools.bench.verdict import misses
@@ -219,3 +220,21 @@ def test_usage_errors(arguments: list[str], message: str, tmp_path: Path) -> Non
     done = CliRunner().invoke(main, [*arguments, "--cache", str(tmp_path)])
     assert done.exit_code == 2
     assert message in done.output
+
+
+def test_one_crash_in_openvino_hides_no_other_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def run(case: Case, files: list[Path], settings: Settings) -> dict[str, float | str]:
+        if tmp_path / "bad" in files:
+            raise subprocess.CalledProcessError(-11, "worker")
+        return {str(file): 1.5 for file in files}
+
+    monkeypatch.setattr(measure, "run_openvino", run)
+    fp32, ours, peer = rows()
+    settings = Settings(Path(sys.executable), ("ort",), frozenset(), 1, 1, ())
+    files = {FP32: tmp_path / "a", OURS: tmp_path / "b", "ort": tmp_path / "bad"}
+    case = Case("m", "trained", tmp_path / "a", tmp_path)
+    measure.add_openvino({FP32: fp32, OURS: ours, "ort": peer}, case, files, settings)
+    assert (fp32.openvino_ms, ours.openvino_ms, peer.openvino_ms) == (1.5, 1.5, None)
+    assert peer.errors == {"openvino": "the process ended with -11"}

@@ -130,25 +130,39 @@ def add_openvino(
     rows: dict[str, Row], case: Case, files: dict[str, Path], settings: Settings
 ) -> None:
     """Latency in OpenVINO, in a process of the Python that has it."""
+    taken: dict[str, float | str] = {}
+    try:
+        taken = run_openvino(case, list(files.values()), settings)
+    except subprocess.CalledProcessError:  # one file took the others along: each alone
+        for file in files.values():
+            try:
+                taken |= run_openvino(case, [file], settings)
+            except subprocess.CalledProcessError as error:
+                taken[str(file)] = f"the process ended with {error.returncode}"
+    for tool, file in files.items():
+        value = taken.get(str(file))
+        if isinstance(value, str):
+            rows[tool].errors["openvino"] = value
+        elif value is not None:
+            rows[tool].openvino_ms = value
+
+
+def run_openvino(case: Case, files: list[Path], settings: Settings) -> dict[str, float | str]:
+    """Median milliseconds of each file in OpenVINO or why it has none; nothing without OpenVINO."""
     worker = Path(__file__).with_name("openvino_worker.py")
     sample = min(case.calibration.glob("*.npz"))
     command = [str(settings.python), str(worker), str(sample), str(settings.threads)]
     done = subprocess.run(
-        [*command, str(settings.seconds), *map(str, files.values())],
+        [*command, str(settings.seconds), *map(str, files)],
         capture_output=True,
         text=True,
         errors="replace",
     )
-    lines = (done.stderr if done.returncode else done.stdout).strip().splitlines() or [""]
     if done.returncode == NOT_INSTALLED:
-        return
-    taken = {} if done.returncode else json.loads(lines[-1])
-    for tool, file in files.items():
-        value = taken.get(str(file), f"exit code {done.returncode}: {lines[-1]}"[:300])
-        if isinstance(value, str):
-            rows[tool].errors["openvino"] = value
-        else:
-            rows[tool].openvino_ms = value
+        return {}
+    done.check_returncode()
+    taken: dict[str, float | str] = json.loads(done.stdout.strip().splitlines()[-1])
+    return taken
 
 
 def by_tool(rows: Sequence[Row]) -> dict[str, Row]:

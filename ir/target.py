@@ -1,0 +1,247 @@
+"""What an engine or chip can do in integers; the data is in `targets/*.toml`.
+
+Third parties add targets through the entry points `ptq_opt.targets`, each naming a function that
+returns the path of such a file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+from .dtypes import DType
+from .errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FOLDER = Path(__file__).parent / "targets"
+GROUP = "ptq_opt.targets"
+DEFAULT = "ort-cpu"
+
+Kind = Literal["compute", "light", "agnostic"]
+
+
+@dataclass(frozen=True)
+class GridRule:
+    """How a class of tensors is stored: integer type, symmetric or not, per channel or not."""
+
+    dtype: DType = DType.INT8
+    symmetric: bool = False
+    per_channel: bool = False
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Rough speed of the engine, nanoseconds per element unless said otherwise.
+
+    Attributes:
+        gops: giga-operations per second of Conv, Gemm and MatMul, in float and in integers.
+        light: any other operator, float.
+        operators: operator -> (float, integer), where they differ from `light`.
+        quantize, dequantize: the conversions.
+        launch: nanoseconds that any operator costs beside its elements.
+    """
+
+    gops: tuple[float, float] = (100.0, 300.0)
+    light: float = 0.25
+    operators: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    quantize: float = 0.25
+    dequantize: float = 0.16
+    launch: float = 2000.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """An engine or chip.
+
+    Attributes:
+        name, summary: for people.
+        opset: lowest version of the standard operators the quantized file uses.
+        activations, weights: their grids.
+        bias: integer type of biases, None where they stay float.
+        compute: operators that integers make faster, with constant weights (MatMul also without).
+        light: operators that run in integers where that saves conversions.
+        agnostic: operators that move data only: one grid for input and output.
+        same_scale: operators whose inputs and output must share one grid.
+        float_output: operators with integer inputs that may return float.
+        fused: producer -> operators that melt into its integer kernel when it alone feeds them.
+        requantize: rounding of the int32 sum to the output grid, see docs/kernels.md.
+        saturating_pairs: products of neighbouring weights are summed in saturating int16 (x86
+            before VNNI), so weights that can overflow it lose a bit.
+        costs: see `Costs`.
+        session: options of the engine's session under which the file runs as intended.
+    """
+
+    name: str
+    summary: str = ""
+    opset: int = 13
+    activations: GridRule = GridRule(DType.UINT8)
+    weights: GridRule = GridRule(DType.INT8, symmetric=True, per_channel=True)
+    bias: DType | None = DType.INT32
+    compute: frozenset[str] = frozenset({"Conv", "Gemm", "MatMul"})
+    light: frozenset[str] = frozenset()
+    agnostic: frozenset[str] = frozenset()
+    same_scale: frozenset[str] = frozenset()
+    float_output: frozenset[str] = frozenset()
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    requantize: Literal["float", "fixed", "gemmlowp"] = "float"
+    saturating_pairs: bool = False
+    costs: Costs = Costs()
+    session: Mapping[str, str] = field(default_factory=dict)
+
+    def kind(self, op: str) -> Kind | None:
+        """The class of a standard operator, None when it stays float."""
+        if op in self.compute:
+            return "compute"
+        if op in self.light:
+            return "light"
+        return "agnostic" if op in self.agnostic else None
+
+
+def names() -> list[str]:
+    """Targets that can be named: our own, then third parties'."""
+    ours = sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return [*ours, *sorted(e.name for e in entry_points(group=GROUP) if e.name not in ours)]
+
+
+def find_target(name: str | PathLike[str] | Target = DEFAULT) -> Target:
+    """The target called `name`, or described by the TOML file at that path.
+
+    Raises:
+        UsageError: there is none (the message has the nearest name), two packages register it,
+            or the file is malformed (the message has the key).
+    """
+    if isinstance(name, Target):
+        return name
+    text = str(name)
+    if text.endswith(".toml"):
+        return read_target(Path(text))
+    ours = FOLDER / f"{text}.toml"
+    others = list(entry_points(group=GROUP, name=text))
+    owners = ["ptq-opt"] * ours.is_file() + [e.dist.name if e.dist else e.value for e in others]
+    if len(owners) > 1:
+        raise UsageError(f"target '{text}' is registered by {' and by '.join(owners)}")
+    if not owners:
+        close = difflib.get_close_matches(text, names(), 1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names())}"
+        raise UsageError(f"there is no target '{text}'; {hint}")
+    return read_target(ours if not others else Path(others[0].load()()))
+
+
+def read_target(path: Path) -> Target:
+    """Read a target file; `UsageError` names the key that is wrong."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read target file {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"target file {path} is not TOML: {error}") from None
+    reader = _Reader(path, data)
+    operators = reader.section("operators")
+    arithmetic = reader.section("arithmetic")
+    target = Target(
+        name=reader.take("name", str, path.stem),
+        summary=reader.take("summary", str, ""),
+        opset=reader.take("opset", int, 13),
+        activations=_grid_rule(reader.section("activations"), DType.UINT8),
+        weights=_grid_rule(reader.section("weights"), DType.INT8),
+        bias=_dtype(reader.section("bias"), "dtype", DType.INT32),
+        compute=operators.names("compute"),
+        light=operators.names("light"),
+        agnostic=operators.names("agnostic"),
+        same_scale=operators.names("same-scale"),
+        float_output=operators.names("float-output"),
+        fused={k: tuple(v) for k, v in reader.section("fused").rest(list).items()},
+        requantize=arithmetic.take("requantize", str, "float", ("float", "fixed", "gemmlowp")),
+        saturating_pairs=arithmetic.take("saturating-pairs", bool, False),
+        costs=_costs(reader.section("costs")),
+        session=reader.section("session").rest(str),
+    )
+    for part in (operators, arithmetic, reader):
+        part.finish()
+    return target
+
+
+class _Reader:
+    """Takes typed keys out of a TOML table; what is left over at the end is an error."""
+
+    def __init__(self, path: Path, data: dict[str, Any], where: str = "") -> None:
+        self.path, self.data, self.where = path, dict(data), where
+
+    def error(self, key: str, message: str) -> UsageError:
+        return UsageError(f"target file {self.path}: '{self.where}{key}' {message}")
+
+    def take(self, key: str, kind: type, default: Any, allowed: tuple[str, ...] = ()) -> Any:
+        value = self.data.pop(key, default)
+        if kind is float and isinstance(value, int):
+            value = float(value)
+        if not isinstance(value, kind):
+            raise self.error(key, f"must be of type {kind.__name__}, not {value!r}")
+        if allowed and value not in allowed:
+            raise self.error(key, f"must be one of {', '.join(allowed)}, not '{value}'")
+        return value
+
+    def section(self, key: str) -> _Reader:
+        return _Reader(self.path, self.take(key, dict, {}), f"{key}.")
+
+    def names(self, key: str) -> frozenset[str]:
+        return frozenset(self.take(key, list, []))
+
+    def rest(self, kind: type) -> dict[str, Any]:
+        found = {key: self.take(key, kind, None) for key in list(self.data)}
+        self.finish()
+        return found
+
+    def finish(self) -> None:
+        if self.data:
+            raise self.error(next(iter(self.data)), "is not a key I know")
+
+
+def _dtype(reader: _Reader, key: str, default: DType) -> DType | None:
+    name = reader.take(key, str, default.name.lower())
+    reader.finish()
+    if name == "float":
+        return None
+    try:
+        dtype = DType[name.upper()]
+    except KeyError:
+        raise reader.error(key, f"'{name}' is no element type") from None
+    if not dtype.is_integer:
+        raise reader.error(key, f"'{name}' is no integer type")
+    return dtype
+
+
+def _grid_rule(reader: _Reader, default: DType) -> GridRule:
+    symmetric = reader.take("symmetric", bool, default is DType.INT8)
+    per_channel = reader.take("per-channel", bool, False)
+    dtype = _dtype(reader, "dtype", default)
+    if dtype is None:
+        raise reader.error("dtype", "must be an integer type")
+    return GridRule(dtype, symmetric, per_channel)
+
+
+def _costs(reader: _Reader) -> Costs:
+    usual = Costs()
+    pair = ("float", "integer")
+    gops = reader.section("gops")
+    operators = reader.section("operators").rest(list)
+    costs = Costs(
+        gops=(gops.take(pair[0], float, usual.gops[0]), gops.take(pair[1], float, usual.gops[1])),
+        light=reader.take("light", float, usual.light),
+        operators={k: (float(v[0]), float(v[1])) for k, v in operators.items()},
+        quantize=reader.take("quantize", float, usual.quantize),
+        dequantize=reader.take("dequantize", float, usual.dequantize),
+        launch=reader.take("launch", float, usual.launch),
+    )
+    gops.finish()
+    reader.finish()
+    return costs

@@ -1,0 +1,59 @@
+"""Learns the ranges of activations from samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from ..ir import Graph, Value, shapes
+from ..ir.calibration import calibrate
+from .base import Context, Pass
+from .units import data_inputs, find_units
+
+Method = Literal["mean-max", "min-max", "percentile", "mse", "entropy", "aciq"]
+
+
+@dataclass(frozen=True)
+class Calibrate(Pass):
+    """Learn the range of every activation that may be quantized, by running the samples.
+
+    Attributes:
+        method: how a tensor's range follows from its values on all samples: `mean-max` is the mean
+            over samples of each sample's extremes, `min-max` the extremes of all.
+        samples: use at most so many.
+    """
+
+    name: ClassVar[str] = "calibrate"
+    requires: ClassVar[tuple[str, ...]] = ("canonical", "folded")
+    establishes: ClassVar[tuple[str, ...]] = ("ranges",)
+    invalidates: ClassVar[tuple[str, ...]] = ("plan", "filters")
+    preserves_function: ClassVar[bool] = True
+
+    method: Method = "mean-max"
+    samples: int = 300
+
+    def run(self, graph: Graph, context: Context) -> None:
+        """Fill `context.calibration`."""
+        shapes.infer(graph)
+        samples = context.need_samples(self.name).head(self.samples)
+        values = observed(graph, context)
+        with context.progress("calibrating", len(samples)) as advance:
+            context.calibration = calibrate(
+                graph, samples, values, method=self.method, progress=advance
+            )
+        context.report.matched = len(values)
+        context.report.note(f"{len(values)} tensors, {len(samples)} samples, {self.method}")
+
+
+def observed(graph: Graph, context: Context) -> list[Value]:
+    """The activations whose range a plan may need: operands and results of integer kernels.
+
+    A data mover's result is not among them, it has its operand's range.
+    """
+    values: dict[Value, None] = {}
+    for unit in find_units(graph, context.target):
+        if unit.kind is not None and not unit.reason:
+            values.update((v, None) for _, v in data_inputs(unit.node) if v.const is None)
+            if unit.kind != "agnostic":
+                values.update((v, None) for v in unit.results)
+    return list(values)

@@ -1,0 +1,126 @@
+"""Grids of activations: which tensors must share one, and which range each group covers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ..ir import QuantInfo, Value, grid
+from ..ir.target import GridRule, Target
+from .units import Unit, clamp_limits, data_inputs
+
+Span = tuple[float, float]
+
+
+class Groups:
+    """Disjoint sets of values that share one grid."""
+
+    def __init__(self) -> None:
+        """Every value is a group of its own."""
+        self._parent: dict[Value, Value] = {}
+
+    def find(self, value: Value) -> Value:
+        """The representative of a value's group."""
+        root = value
+        while (up := self._parent.get(root, root)) is not root:
+            root = up
+        while value is not root:
+            self._parent[value], value = root, self._parent.get(value, value)
+        return root
+
+    def join(self, a: Value, b: Value) -> None:
+        """Merge two groups."""
+        a, b = self.find(a), self.find(b)
+        if a is not b:
+            self._parent[b] = a
+
+
+def demanded(units: Sequence[Unit], target: Target) -> dict[Value, None]:
+    """Activations that need a grid, in order.
+
+    Operands of integer units, and their results unless the kernel may return float.
+    """
+    wanted: dict[Value, None] = {}
+    for unit in units:
+        if unit.integer:
+            wanted.update((v, None) for _, v in data_inputs(unit.node) if v.const is None)
+    for unit in units:
+        if unit.integer and (unit.node.op not in target.float_output):
+            wanted.update((v, None) for v in unit.results)
+    return wanted
+
+
+def group(
+    units: Sequence[Unit], wanted: Iterable[Value], spans: dict[Value, Span], target: Target
+) -> Groups:
+    """Join what must share a grid, and the inputs of a Concat where that loses nothing."""
+    groups = Groups()
+    values = set(wanted)
+    limits = {u.result: clamp_limits(u.after) for u in units if u.after is not None}
+    for unit in units:
+        if not unit.integer:
+            continue
+        inputs = [v for _, v in data_inputs(unit.node) if v in values]
+        results = [v for v in unit.results if v in values]
+        if unit.kind == "agnostic" or unit.node.op in target.same_scale:
+            for value in (*inputs[1:], *results):
+                groups.join(inputs[0], value)
+        elif unit.node.op == "Concat" and results:
+            _join_concat(unit, inputs, groups, spans, limits)
+    return groups
+
+
+def _join_concat(
+    unit: Unit,
+    inputs: list[Value],
+    groups: Groups,
+    spans: dict[Value, Span],
+    limits: dict[Value, Span | None],
+) -> None:
+    """Give a Concat's inputs the grid of its result where nothing else reads them.
+
+    They are rounded to that grid anyway; rounding once is more accurate and needs no kernel. Not
+    where a clamp would cease to be redundant (its engine would then run it in float).
+    """
+    whole = spans.get(unit.result)
+    for value in inputs:
+        bound = limits.get(value)
+        free = whole is not None and (
+            bound is None or (bound[0] <= whole[0] and whole[1] <= bound[1])
+        )
+        if free and len(value.uses) == 1 and value.producer is not None:
+            groups.join(unit.result, value)
+
+
+def spans_of_groups(
+    units: Sequence[Unit], wanted: Iterable[Value], groups: Groups, spans: dict[Value, Span]
+) -> dict[Value, Span]:
+    """The range every group covers: the union over its members, data movers' results left out."""
+    moved = {v for u in units if u.integer and u.kind == "agnostic" for v in u.results}
+    limits = {u.result: clamp_limits(u.after) for u in units if u.after is not None}
+    total: dict[Value, Span] = {}
+    for value in sorted(wanted, key=moved.__contains__):
+        root = groups.find(value)
+        if value in moved and root in total:
+            continue
+        low, high = spans[value]
+        bound = limits.get(value)
+        if bound is not None:
+            low, high = max(low, bound[0]), min(high, bound[1])
+        old = total.get(root, (0.0, 0.0))
+        total[root] = (min(low, old[0]), max(high, old[1]))
+    return total
+
+
+def weight_grid(
+    weights: np.ndarray[tuple[int, ...], np.dtype[np.float32]], axis: int, rule: GridRule
+) -> QuantInfo:
+    """The grid of constant weights: their exact range, per output channel if the rule says so."""
+    if not rule.per_channel:
+        low, high = weights.min(initial=0.0), weights.max(initial=0.0)
+        return grid(low, high, rule.dtype, symmetric=rule.symmetric)
+    axis %= weights.ndim
+    others = tuple(k for k in range(weights.ndim) if k != axis)
+    low, high = weights.min(axis=others, initial=0.0), weights.max(axis=others, initial=0.0)
+    return grid(low, high, rule.dtype, symmetric=rule.symmetric, axis=axis)

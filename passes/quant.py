@@ -1,0 +1,157 @@
+"""Writes a plan out: QuantizeLinear and DequantizeLinear nodes, integer weights, int32 biases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from ..ir import DType, Graph, Node, QuantInfo, Tensor, Value
+from ..ir.target import Target
+from .base import Context, Pass, PassError
+from .units import bias_slot, data_inputs, weight_slot
+
+MINIMUM_OPSET = 13
+"""The first whose QuantizeLinear and DequantizeLinear know channels."""
+
+
+@dataclass(frozen=True)
+class Quantize(Pass):
+    """Store planned tensors as integers, between QuantizeLinear and DequantizeLinear nodes."""
+
+    name: ClassVar[str] = "quant"
+    requires: ClassVar[tuple[str, ...]] = ("plan", "filters")
+    establishes: ClassVar[tuple[str, ...]] = ("quantized",)
+    invalidates: ClassVar[tuple[str, ...]] = ("clean",)
+
+    format: Literal["qdq"] = "qdq"
+
+    def run(self, graph: Graph, context: Context) -> None:
+        """Rewrite the graph."""
+        if graph.info.opset < MINIMUM_OPSET:
+            raise PassError(
+                f"the model has opset {graph.info.opset}, quantized files need {MINIMUM_OPSET}: "
+                "run 'canonicalize' before 'quant'"
+            )
+        graph.info.ir_version = max(graph.info.ir_version, 7)
+        context.report.rewritten = write_qdq(graph, context.target)
+
+
+def write_qdq(graph: Graph, target: Target) -> int:
+    """Turn an annotated graph into Q/DQ form in place; how many operators run in integers.
+
+    A value whose producer runs in integers exists as integers only: all its readers get it
+    dequantized. A value made in float is quantized for those readers that run in integers, the
+    others keep reading the float.
+    """
+    integer = [node for node in graph.order() if node.precision == "int8"]
+    inside = set(integer)
+    stored: dict[Value, Value] = {}
+    for node in integer:
+        for slot in bias_slots(node):
+            quantize_bias(graph, node, slot, target)
+    for value in list(graph.values()):
+        if value.quant is None:
+            continue
+        if value.const is not None:
+            stored[value] = constant_pair(graph, value)
+        else:
+            stored[value] = activation_pair(graph, value)
+    for value, pair in stored.items():
+        made = value.producer in inside
+        assert pair.producer is not None
+        quantizer = pair.producer.inputs[0].producer if pair.producer.inputs[0] else None
+        for reader, slot in list(value.uses):
+            if reader is not quantizer and (made or wants_integers(reader, slot, inside)):
+                graph.set_input(reader, slot, pair)
+    graph.sweep()
+    return len(integer)
+
+
+def bias_slots(node: Node) -> list[int]:
+    """The bias slot, when there is a bias."""
+    slot = bias_slot(node)
+    return [slot] if slot is not None and node.input(slot) is not None else []
+
+
+def wants_integers(node: Node, slot: int, inside: set[Node]) -> bool:
+    """True when `node` runs in integers and reads slot as an activation or as weights."""
+    if node not in inside:
+        return False
+    return slot == weight_slot(node) or any(slot == s for s, _ in data_inputs(node))
+
+
+def parameters(graph: Graph, info: QuantInfo, name: str) -> tuple[Value, Value]:
+    """Scale and zero point of a grid as constants."""
+    zero = Tensor(info.zero_point.astype(info.dtype.numpy), dtype=info.dtype)
+    return graph.constant(info.scale, f"{name}_scale"), graph.constant(zero, f"{name}_zero_point")
+
+
+def constant_pair(graph: Graph, value: Value) -> Value:
+    """A dequantized integer constant that stands for `value`."""
+    info = value.quant
+    assert info is not None
+    integers = info.quantize(value.numpy()).astype(info.dtype.numpy)
+    stored = graph.constant(Tensor(integers, dtype=info.dtype), f"{value.name}_quantized")
+    return dequantize(graph, stored, value, info, next(iter(value.uses))[0])
+
+
+def activation_pair(graph: Graph, value: Value) -> Value:
+    """`value` quantized and dequantized again."""
+    info = value.quant
+    assert info is not None
+    like = value.producer or next(iter(value.uses))[0]
+    scale, zero = parameters(graph, info, value.name)
+    node = graph.add(
+        "QuantizeLinear", [value, scale, zero], name=f"{value.name}_quantize", like=like
+    )
+    stored = node.output
+    stored.name, stored.dtype, stored.shape = f"{value.name}_quantized", info.dtype, value.shape
+    return dequantize(graph, stored, value, info, like, scale, zero)
+
+
+def dequantize(
+    graph: Graph,
+    stored: Value,
+    value: Value,
+    info: QuantInfo,
+    like: Node,
+    scale: Value | None = None,
+    zero: Value | None = None,
+) -> Value:
+    """The real numbers that `stored` stands for, in place of `value`."""
+    if scale is None or zero is None:
+        scale, zero = parameters(graph, info, value.name)
+    attrs = {} if info.axis is None else {"axis": info.axis}
+    if info.block:
+        attrs["block_size"] = info.block
+    name = f"{value.name}_dequantize"
+    node = graph.add("DequantizeLinear", [stored, scale, zero], attrs, name=name, like=like)
+    result = node.output
+    result.name, result.dtype, result.shape = f"{value.name}_dequantized", value.dtype, value.shape
+    result.origin = value.origin
+    return result
+
+
+def quantize_bias(graph: Graph, node: Node, slot: int, target: Target) -> None:
+    """Store a bias as int32 on the grid of the accumulator, scale sx * sw per channel."""
+    bias, data = node.inputs[slot], node.inputs[0]
+    weights = node.inputs[weight_slot(node) or 1]
+    assert bias is not None and data is not None and weights is not None
+    if target.bias is None or data.quant is None or weights.quant is None or bias.const is None:
+        return
+    info = bias_grid(data.quant, weights.quant, target.bias)
+    reals = bias.numpy().astype(np.float64).reshape(-1)
+    integers = np.rint(reals / info.scale.astype(np.float64))
+    low, high = target.bias.integer_range
+    stored = np.clip(integers, low, high).astype(target.bias.numpy)
+    constant = graph.constant(Tensor(stored, dtype=target.bias), f"{bias.name}_quantized")
+    graph.set_input(node, slot, dequantize(graph, constant, bias, info, node))
+
+
+def bias_grid(data: QuantInfo, weights: QuantInfo, dtype: DType) -> QuantInfo:
+    """The accumulator's grid: scale sx * sw, zero point 0; per channel where the weights are."""
+    scale = (data.scale * weights.scale).astype(np.float32)
+    axis = None if scale.ndim == 0 else 0
+    return QuantInfo(dtype, scale, np.zeros(scale.shape, np.int32), axis)

@@ -1,0 +1,227 @@
+"""Operators as an engine sees them: a producer with what melts into it, and what forbids integers.
+
+A unit is one operator, together with the activation function that its integer kernel computes on
+the way out. The grid of a unit's result belongs behind that function, never between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..ir import DType, Graph, Node, Value
+from ..ir.target import Kind, Target
+from .base import selects, single_reader
+from .pattern import scalar
+
+DATA_INPUTS = {"Concat": None, "Add": 2, "Mul": 2, "Sub": 2, "MatMul": 2}
+"""Operators with several activations: how many leading inputs; None for all. Others have one."""
+WEIGHT_AXIS = {"Conv": 0, "ConvTranspose": 1, "MatMul": -1}
+CLAMPS = ("Relu", "Clip")
+
+
+@dataclass(eq=False)
+class Unit:
+    """An operator and the function fused behind it.
+
+    Attributes:
+        node: the operator.
+        after: the function fused behind it, None when there is none.
+        kind: class of the operator for the target, None when it stays float.
+        reason: why it must stay float, empty when it may run in integers.
+        integer: decided by the plan.
+    """
+
+    node: Node
+    after: Node | None
+    kind: Kind | None
+    reason: str = ""
+    integer: bool = False
+
+    @property
+    def result(self) -> Value:
+        """What other units read."""
+        return (self.after or self.node).output
+
+    @property
+    def results(self) -> list[Value]:
+        """All results; several for Split."""
+        return [self.result] if self.after else list(self.node.outputs)
+
+
+def data_inputs(node: Node) -> list[tuple[int, Value]]:
+    """(slot, value) of the operands that a quantized operator reads as activations."""
+    count = DATA_INPUTS.get(node.op, 1)
+    slots = range(len(node.inputs) if count is None else min(count, len(node.inputs)))
+    return [(s, v) for s in slots if (v := node.inputs[s]) is not None and s != weight_slot(node)]
+
+
+def weight_slot(node: Node) -> int | None:
+    """Slot of the constant weights, None when the operator has none."""
+    if node.is_op("Conv", "ConvTranspose", "Gemm"):
+        return 1
+    if node.is_op("MatMul") and node.inputs[1] is not None and node.inputs[1].is_constant:
+        return 1
+    return None
+
+
+def bias_slot(node: Node) -> int | None:
+    """Slot of the bias, None when the operator has none by definition."""
+    return 2 if node.is_op("Conv", "ConvTranspose", "Gemm") else None
+
+
+def weight_axis(node: Node) -> int:
+    """The output-channel axis of the weights."""
+    if node.op == "Gemm":
+        return 0 if node.attrs.get("transB", 0) else 1
+    return WEIGHT_AXIS[node.op]
+
+
+def clamp_limits(node: Node) -> tuple[float, float] | None:
+    """Bounds of a Relu, or of a Clip with constant bounds; None for anything else."""
+    if node.is_op("Relu"):
+        return 0.0, np.inf
+    if not node.is_op("Clip"):
+        return None
+    low, high = node.input(1), node.input(2)
+    bounds = (-np.inf if low is None else scalar(low), np.inf if high is None else scalar(high))
+    if bounds[0] is None or bounds[1] is None:
+        return None
+    return float(bounds[0]), float(bounds[1])
+
+
+def find_units(graph: Graph, target: Target, exclude: Sequence[str] = ()) -> list[Unit]:
+    """The units of `graph` in topological order, each with the reason why it must stay float."""
+    left_out = {
+        node: f"excluded by '{pattern}'"
+        for node in graph.order()
+        for pattern in exclude
+        if selects(pattern, node)
+    }
+    units: list[Unit] = []
+    melted: set[Node] = set()
+    for node in graph.order():
+        if node in melted:
+            continue
+        kind = target.kind(node.op) if not node.domain else None
+        after = fused_function(node, target)
+        if after is not None and (node in left_out or after in left_out):
+            after = None
+        reason = left_out.get(node) or obstacle(node, kind, target)
+        if after is not None and reason:
+            after = None
+        if after is not None:
+            melted.add(after)
+        units.append(Unit(node, after, kind, reason))
+    return units
+
+
+def fused_function(node: Node, target: Target) -> Node | None:
+    """The function behind `node` that its integer kernel computes too, None when there is none."""
+    after = single_reader(node.output) if len(node.outputs) == 1 and not node.domain else None
+    if after is None or after.domain or after.op not in target.fused.get(node.op, ()):
+        return None
+    if after.input(0) is not node.output or after.captures:
+        return None
+    if after.op in CLAMPS:
+        limits = clamp_limits(after)
+        if limits is None or not limits[0] <= 0.0 <= limits[1]:
+            return None
+    return after
+
+
+def obstacle(node: Node, kind: Kind | None, target: Target) -> str:
+    """Why `node` cannot run in integers on `target`; empty when it can."""
+    if kind is None:
+        return f"{target.name} has no integer kernel for {node.op}"
+    if node.captures:
+        return "reads values inside a body"
+    activations = data_inputs(node)
+    if not activations or all(v.const is not None for _, v in activations):
+        return "has no activation to quantize"
+    for value in (*(v for _, v in activations), *node.outputs):
+        if value.dtype is not DType.FLOAT:
+            found = "an unknown type" if value.dtype is None else value.dtype.name.lower()
+            return f"computes in {found}, not in float"
+    return _special_case(node, kind)
+
+
+def _special_case(node: Node, kind: Kind) -> str:
+    """Conditions of single operators."""
+    slot = weight_slot(node)
+    if slot is not None and not (node.inputs[slot] is not None and _constant(node.inputs[slot])):
+        return "its weights are not constant"
+    if node.op == "Gemm":
+        scaled = any(abs(node.attrs.get(k, 1.0) - 1.0) > 0 for k in ("alpha", "beta"))
+        if scaled or node.attrs.get("transA", 0):
+            return "has alpha, beta or transA"
+        if node.input(2) is not None and not (_constant(node.inputs[2]) and _is_row(node)):
+            return "its bias is not one constant per column"
+    if node.op in ("Conv", "ConvTranspose") and node.input(2) and not _constant(node.inputs[2]):
+        return "its bias is not constant"
+    if node.op == "MaxPool" and len(node.outputs) > 1:
+        return "returns indices"
+    if node.op == "Resize" and node.attrs.get("mode", "nearest") not in (
+        b"nearest",
+        "nearest",
+        "linear",
+    ):
+        return f"interpolates by {node.attrs['mode']}"
+    if kind == "agnostic" and node.inputs[0] is not None and node.inputs[0].const is not None:
+        return "moves constant data"
+    return ""
+
+
+def _constant(value: Value | None) -> bool:
+    return value is not None and value.is_constant
+
+
+def _is_row(node: Node) -> bool:
+    """True when a Gemm's bias has one entry per column."""
+    bias, weights = node.inputs[2], node.inputs[1]
+    assert bias is not None and weights is not None
+    assert bias.const is not None and weights.const is not None
+    return bias.const.size == weights.const.shape[weight_axis(node)]
+
+
+def elements(value: Value) -> int:
+    """Elements of a tensor; a batch of 1 and 16 for every other unknown dimension."""
+    if value.shape is None:
+        return 4096
+    known = [d if isinstance(d, int) else (1 if k == 0 else 16) for k, d in enumerate(value.shape)]
+    return int(np.prod(known, dtype=np.int64))
+
+
+def operations(node: Node) -> int:
+    """Multiplications and additions of a Conv, ConvTranspose, Gemm or MatMul; 0 for others."""
+    slot = 1 if node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") else None
+    if slot is None or node.inputs[slot] is None:
+        return 0
+    weights = node.inputs[slot]
+    assert weights is not None
+    if node.op == "MatMul" or node.op == "Gemm":
+        inner = (weights.shape or (16, 16))[-2 if not node.attrs.get("transB", 0) else -1]
+        return 2 * elements(node.output) * (inner if isinstance(inner, int) else 16)
+    per_output = elements(weights) // max(int((weights.shape or (1,))[0] or 1), 1)
+    base = node.output if node.op == "Conv" else node.inputs[0]
+    assert base is not None
+    return 2 * elements(base) * per_output
+
+
+def times(unit: Unit, target: Target) -> tuple[float, float]:
+    """Estimated nanoseconds in float and in integers; infinite where there is no kernel."""
+    costs, node = target.costs, unit.node
+    size = max(
+        [elements(v) for v in (*unit.node.outputs, *(v for _, v in data_inputs(node)))] or [1]
+    )
+    slow, fast = costs.operators.get(node.op, (costs.light, costs.light))
+    if unit.kind == "compute":
+        work = operations(node)
+        slow_time, fast_time = work / costs.gops[0], work / costs.gops[1]
+    elif node.is_op("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
+        slow_time = fast_time = 0.0
+    else:
+        slow_time, fast_time = costs.launch + slow * size, costs.launch + fast * size
+    return slow_time, (np.inf if unit.reason else fast_time)

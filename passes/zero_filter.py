@@ -1,0 +1,111 @@
+"""Dead filters, biases that overflow, multipliers out of range: scales that need a second look."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..ir import Graph, Node, QuantInfo
+from ..ir.tensor import Array
+from .base import Context, Pass
+from .units import bias_slot, weight_axis, weight_slot
+
+BIAS_BITS = 30
+"""An int32 bias may use this many bits: one more is the accumulator's."""
+
+
+@dataclass(frozen=True)
+class ZeroFilter(Pass):
+    """Give dead filters a sane scale and biases room in int32; small live filters keep theirs.
+
+    A filter is dead when all it can contribute is less than a quarter of an output step: then its
+    integers become 0 and its scale the median of the live ones. Every scale is raised until the
+    bias fits 30 bits and the multiplier sx * sw / sy lies in [2^-32, 2^8).
+    """
+
+    name: ClassVar[str] = "zero-filter"
+    requires: ClassVar[tuple[str, ...]] = ("plan",)
+    establishes: ClassVar[tuple[str, ...]] = ("filters",)
+    preserves_function: ClassVar[bool] = True
+
+    def run(self, graph: Graph, context: Context) -> None:
+        """Adjust the grids of weights."""
+        for node in graph.order():
+            slot = weight_slot(node)
+            weights = node.inputs[slot] if slot is not None else None
+            if node.precision != "int8" or weights is None or weights.quant is None:
+                continue
+            context.report.matched += 1
+            self._adjust(node, context)
+
+    def _adjust(self, node: Node, context: Context) -> None:
+        slot, data = weight_slot(node), node.inputs[0]
+        assert slot is not None and data is not None and data.quant is not None
+        weights = node.inputs[slot]
+        assert weights is not None and weights.quant is not None
+        bias_at = bias_slot(node)
+        bias = node.input(bias_at) if bias_at is not None else None
+        magnitudes = _per_scale(np.abs(weights.numpy()), node, weights.quant, np.max)
+        biases = (
+            np.zeros(1) if bias is None else np.abs(bias.numpy().astype(np.float64).reshape(-1))
+        )
+        out = _result_grid(node)
+        dead = magnitudes == 0.0
+        if out is not None:
+            reach = float(np.max(np.abs(data.quant.range)))
+            sums = _per_scale(np.abs(weights.numpy()), node, weights.quant, np.sum)
+            dead |= sums * reach < float(out.scale) / 4
+        scale = adjusted_scales(
+            weights.quant.scale, magnitudes, dead, biases, float(data.quant.scale), out
+        )
+        if dead.any():
+            where = "" if weights.quant.axis is None else f" (channels {np.flatnonzero(dead)[:8]})"
+            context.report.note(f"{node.label}: {int(dead.sum())} dead filters{where}")
+        if not np.array_equal(scale, weights.quant.scale):
+            context.report.rewritten += 1
+            weights.quant = dataclasses.replace(weights.quant, scale=scale)
+
+
+def adjusted_scales(
+    scale: Array, magnitudes: Array, dead: Array, biases: Array, data: float, out: QuantInfo | None
+) -> Array:
+    """Weight scales by the rule above.
+
+    Args:
+        scale: float32, shape () or [channels].
+        magnitudes: largest weight per scale, same shape.
+        dead: filters to be stored as zeros, same shape.
+        biases: absolute biases, [channels] or [1].
+        data: scale of the activations read.
+        out: grid of the result, None when it stays float.
+    """
+    new = scale.astype(np.float64)
+    if dead.any():
+        live = new[~dead]
+        usual = float(np.median(live)) if live.size else float(biases.max()) / (data * 2.0**20)
+        new = np.where(dead, np.maximum(usual or 1.0, 4 * magnitudes), new)
+    most = biases if new.ndim else biases.max()
+    new = np.maximum(new, most / (data * 2.0**BIAS_BITS))
+    if out is not None:
+        new = np.maximum(new, 2.0**-32 * float(out.scale) / data)
+    return np.asarray(np.maximum(new, scale) if not dead.any() else new, np.float32)
+
+
+def _per_scale(values: Array, node: Node, info: QuantInfo, reduce: Callable[..., Any]) -> Array:
+    """Reduce weights to one number per output channel, or to one in all (the largest of them)."""
+    axis = weight_axis(node) % values.ndim
+    others = tuple(k for k in range(values.ndim) if k != axis)
+    channels = np.asarray(reduce(values.astype(np.float64), axis=others))
+    return channels if info.axis is not None else np.asarray(channels.max(initial=0.0))
+
+
+def _result_grid(node: Node) -> QuantInfo | None:
+    """The grid behind the operator, or behind the function fused to it."""
+    if node.output.quant is not None:
+        return node.output.quant
+    after = next(iter(node.output.consumers), None)
+    return after.output.quant if after is not None and after.outputs else None

@@ -424,6 +424,15 @@ class Graph:
         self.output_names = list(names) if names is not None else [v.name for v in values]
         self._changed(self.sink)
 
+    def set_attrs(self, node: Node, **attrs: Any) -> None:
+        """Set attributes of an operator; None removes one."""
+        for name, value in attrs.items():
+            if value is None:
+                node.attrs.pop(name, None)
+            else:
+                node.attrs[name] = value
+        self._changed(node)
+
     def sweep(self) -> int:
         """Erase operators that no output needs; how many."""
         before = len(self)

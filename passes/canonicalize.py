@@ -1,0 +1,55 @@
+"""One way to write each thing, so that every later pass has to know only that one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..ir import Graph
+from ..ir.shapes import infer
+from .base import Context, Pass
+from .canonical import activations, arithmetic, constants, defaults, linear, noops
+from .canonical.masks import clip_masks
+from .driver import apply
+from .opset import raise_opset
+
+RULES = (
+    *constants.RULES,
+    *noops.RULES,
+    *defaults.RULES,
+    *activations.RULES,
+    *linear.RULES,
+    *arithmetic.RULES,
+)
+
+
+@dataclass(frozen=True)
+class Canonicalize(Pass):
+    """Write every operation one way: constants folded, no-ops gone, composites recognized.
+
+    Options:
+        min_opset: operator set the model is raised to (13 is the first with per-channel grids).
+    """
+
+    name: ClassVar[str] = "canonicalize"
+    establishes: ClassVar[tuple[str, ...]] = ("canonical",)
+    preserves_function: ClassVar[bool] = True
+
+    min_opset: int = 13
+
+    def run(self, graph: Graph, context: Context) -> None:
+        """Apply the rules of `passes/canonical` until nothing changes."""
+        infer(graph)
+        raise_opset(graph, self.min_opset)
+        unknown = -1
+        while unknown != (unknown := unknown_shapes(graph)):
+            apply(graph, RULES, context.report)
+            if unknown:
+                infer(graph)
+        graph.sweep()
+        clip_masks(graph, context.report)
+
+
+def unknown_shapes(graph: Graph) -> int:
+    """How many values have an unknown rank or size."""
+    return sum(v.shape is None or None in v.shape for v in graph.values())

@@ -45,7 +45,7 @@ class FoldBatchNorm(Pass):
         apply(graph, rules, context.report)
 
     def _factor_over_sum(self, node: Node, rw: Rewriter) -> bool:
-        """x * a + b is (x + b / a) * a: the factor can then go on into the readers."""
+        """Write x * a + b as (x + b / a) * a: the factor can then go on into the readers."""
         found = constant_operand(node)
         mul = found[0].producer if found else None
         inner = constant_operand(mul) if mul is not None and mul.is_op("Mul") else None

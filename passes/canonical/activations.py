@@ -10,8 +10,9 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.polynomial import Polynomial
 
-from ...ir import Node, Value
+from ...ir import DType, Node, Value
 from ..base import single_reader
 from ..driver import Rewriter, Rule
 from ..pattern import is_scalar, scalar
@@ -19,6 +20,9 @@ from .arithmetic import is_float
 
 HARD_SWISH, GELU = 14, 20
 """Operator sets that brought them."""
+
+LARGEST_FLOAT, LARGEST_FLOAT16 = 3.4e38, 65504.0
+"""Bounds from here on are none."""
 
 Bounds = tuple[float, float]
 
@@ -76,8 +80,8 @@ def clip_at_zero(node: Node, rw: Rewriter) -> bool:
     limits, x = bounds(node), node.inputs[0]
     if limits is None or x is None or x.dtype is None or not x.dtype.is_float:
         return False
-    largest = float(np.finfo(x.dtype.numpy).max)
-    low, high = (limits[0], limits[1]) if node.op == "Clip" else (0.0, 0.0)
+    largest = LARGEST_FLOAT16 if x.dtype is DType.FLOAT16 else LARGEST_FLOAT
+    low, high = limits
     if low == 0 and high >= largest:
         rw.replace(node.output, rw.add("Relu", x, name=node.name, like=node.output))
         return True
@@ -131,7 +135,8 @@ def _hard_sigmoid(
 
 def product(node: Node) -> tuple[float, list[Value]]:
     """The scalar and the other factors of a Mul and of those Mul that only it reads."""
-    scale, factors = 1.0, []
+    scale = 1.0
+    factors: list[Value] = []
     for value in node.inputs:
         assert value is not None
         number, inner = scalar(value), value.producer
@@ -220,35 +225,31 @@ def _is_over_sqrt2(u: Value | None, x: Value) -> bool:
 
 def _is_cubic(u: Value | None, x: Value) -> bool:
     """Whether u = sqrt(2 / pi) * (x + 0.044715 * x^3) as a polynomial, however written."""
-    found = u is not None and _polynomial(u, x, 12)
-    if not isinstance(found, np.ndarray):
-        return False
+    found = _polynomial(u, x, 12) if u is not None else None
     c = math.sqrt(2 / math.pi)
-    wanted = np.zeros_like(found)
-    if len(wanted) < 4:
+    wanted = Polynomial([0, c, 0, c * 0.044715])
+    if found is None or found.degree() != wanted.degree():
         return False
-    wanted[1], wanted[3] = c, c * 0.044715
-    return bool(np.allclose(found, wanted, rtol=1e-3, atol=1e-6))
+    return bool(np.allclose(found.coef, wanted.coef, rtol=1e-3, atol=1e-6))
 
 
-def _polynomial(u: Value, x: Value, budget: int) -> np.ndarray | None:  # type: ignore[type-arg]
-    """Coefficients of `u` in powers of `x`, lowest first; None when it is no polynomial."""
+def _polynomial(u: Value, x: Value, depth: int) -> Polynomial | None:
+    """How `u` depends on `x`, when it does so by sums, products and powers only."""
     if u is x:
-        return np.array([0.0, 1.0])
+        return Polynomial([0.0, 1.0])
     number, node = scalar(u), u.producer
     if number is not None:
-        return np.array([number])
-    if node is None or budget == 0 or not node.is_op("Mul", "Add", "Pow"):
+        return Polynomial([number])
+    if node is None or not depth or not node.is_op("Mul", "Add", "Pow"):
         return None
-    left, right = (v and _polynomial(v, x, budget - 1) for v in node.inputs)
+    left, right = (_polynomial(v, x, depth - 1) if v is not None else None for v in node.inputs)
     if left is None or right is None:
         return None
     if node.op == "Mul":
-        return np.polynomial.polynomial.polymul(left, right)
+        return left * right
     if node.op == "Add":
-        return np.polynomial.polynomial.polyadd(left, right)
-    power = right[0] if len(right) == 1 else -1.0
-    return np.polynomial.polynomial.polypow(left, int(power)) if power in (2.0, 3.0) else None
+        return left + right
+    return left ** int(right.coef[0]) if right.degree() == 0 and right.coef[0] in (2, 3) else None
 
 
 def _written_gelu(node: Node, x: Value, rw: Rewriter) -> Value | None:

@@ -1,6 +1,6 @@
 """Sums, differences and products with constants take one form: at most one Mul, then one Add.
 
-x - c -> x + (-c)        x / c -> x * (1 / c)        (x + a) * b -> x * b + a * b
+A difference x - c becomes x + (-c), x / c becomes x * (1 / c), (x + a) * b becomes x * b + a * b.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def constant_node(node: Node, rw: Rewriter) -> bool:
 
 
 def fold(node: Node, rw: Rewriter) -> bool:
-    """An operator of constants becomes its result, unless that is large and its operands are not."""
+    """An operator of constants becomes its result, unless only that is large."""
     operands = [v for v in node.inputs if v is not None]
     if not operands or not all(v.is_constant and v.const for v in operands):
         return False
@@ -66,14 +66,11 @@ def fold(node: Node, rw: Rewriter) -> bool:
 
 def _result_bytes(node: Node, operands: list[Value]) -> float:
     """Bytes of all results, estimated where the shape is not known."""
-    itemsize = max(8, *((v.dtype.bits + 7) // 8 for v in (*operands, *node.outputs) if v.dtype))
-    shapes = [v.shape for v in node.outputs]
-    if all(s is not None and all(isinstance(d, int) for d in s) for s in shapes):
-        kinds = [v.dtype or operands[0].dtype for v in node.outputs]
-        return sum(
-            math.prod(s) * (k.bits / 8 if k else itemsize)  # type: ignore[arg-type]
-            for s, k in zip(shapes, kinds, strict=True)
-        )
+    widths = [v.dtype.bits / 8 for v in node.outputs if v.dtype]
+    itemsize = max(widths) if len(widths) == len(node.outputs) else 8.0
+    known = [_size(v) for v in node.outputs]
+    if None not in known:
+        return float(sum(size * itemsize for size in known if size is not None))
     sizes = [v.const.size for v in operands if v.const]
     if node.op == "ConstantOfShape":
         return float(np.prod(operands[0].numpy(), dtype=np.float64)) * itemsize
@@ -88,6 +85,12 @@ def _result_bytes(node: Node, operands: list[Value]) -> float:
         whole = np.broadcast_shapes(*(v.const.shape for v in operands if v.const))
         return math.prod(whole) * float(itemsize)
     return sum(sizes) * float(itemsize)
+
+
+def _size(value: Value) -> int | None:
+    """Number of elements, None when not known."""
+    dims = [d for d in value.shape or () if isinstance(d, int)]
+    return math.prod(dims) if value.shape is not None and len(dims) == len(value.shape) else None
 
 
 def _evaluate(node: Node, rw: Rewriter) -> list[Array]:

@@ -153,7 +153,7 @@ def layer_normalization(node: Node, rw: Rewriter) -> bool:
     scale, last = _next_constant("Mul", last, normal)
     bias, last = _next_constant("Add", last, normal)
     kind = x.dtype.numpy if x.dtype is not None else np.float32
-    one = scale if scale is not None else rw.constant(np.ones(normal, kind))  # type: ignore[arg-type]
+    one = scale if scale is not None else rw.constant(np.ones(normal, kind))
     operands = [x, one] if bias is None else [x, one, bias]
     new = rw.add(
         "LayerNormalization", *operands, name=last.name, like=last.output,
@@ -215,11 +215,10 @@ def _next_constant(
 ) -> tuple[Value | None, Node]:
     """The constant of an `op` right after `node` and that operator, if it fits `shape`."""
     reader = single_reader(node.output)
-    if reader is not None and reader.is_op(op):
-        for c in reader.inputs:
-            if c is not None and c is not node.output and c.const and is_float(c):
-                if c.const.shape == shape:
-                    return c, reader
+    for c in reader.inputs if reader is not None and reader.is_op(op) else ():
+        if c is not None and is_float(c) and c.shape == shape:
+            assert reader is not None
+            return c, reader
     return None, node
 
 

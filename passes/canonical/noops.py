@@ -15,7 +15,7 @@ ALONE = ("Concat", "Max", "Mean", "Min", "Sum")
 def bypass(node: Node, rw: Rewriter) -> bool:
     """An operator whose result is its first operand."""
     data = node.input(0)
-    if data is None or len(node.outputs) > 1 and any(v.uses for v in node.outputs[1:]):
+    if data is None or any(v.uses for v in node.outputs[1:]):
         return False
     if not (node.op == "Identity" or _CHANGES_NOTHING[node.op](node, data)):
         return False

@@ -121,6 +121,8 @@ def calibrate(
     if method not in METHODS:
         raise UsageError(f"unknown calibration method '{method}': use {', '.join(METHODS)}")
     targets = _targets(graph, values, channel_axis)
+    if not targets:
+        return Calibration(method)
     fetching = Fetching(graph, targets) if method in HISTOGRAM_METHODS else None
     observer = fetching or Reducing(graph, targets)
     totals = _Totals(sum(1 + target.channels for target in targets))

@@ -288,7 +288,7 @@ def _open_path(path: Path, inputs: Sequence[Value]) -> Source:
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
-        raise DataError(f"there is no calibration data at '{path}'")
+        raise UsageError(f"there is no calibration data at '{path}'")
     if path.suffix == ".npy":
         return _whole({"": load_numpy(path)}, inputs)
     if path.suffix != ".npz":

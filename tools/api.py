@@ -21,7 +21,7 @@ from ..passes.base import Progress, no_progress
 from ..passes.registry import DEFAULT
 from .checks import check_exclude, check_source
 from .fidelity import Reference
-from .report import Decision, Report, conversions, weight_bytes
+from .report import Decision, Fidelity, Report, conversions, weight_bytes
 
 if TYPE_CHECKING:
     import onnx
@@ -89,8 +89,8 @@ class Data:
         every = open_samples(data, graph.inputs, count + HELD_BACK)
         n = len(every)
         held = min(HELD_BACK, max(n - count, n // 10 if n >= ENOUGH else 0))
-        learn, judge = every.split(n // held) if held else (every, every.head(HELD_BACK))
-        return Data(learn, judge, held > 0, _describe(data, "data in memory"))
+        learn, judge = every.split(max(n // held, 2)) if held else (every, every.head(HELD_BACK))
+        return Data(learn.head(count), judge, held > 0, _describe(data, "data in memory"))
 
 
 def quantize(
@@ -151,6 +151,7 @@ def quantize(
     context = Context(goal, seed=seed, progress=progress, exclude=patterns)
     with ExitStack() as stack:
         reference = None
+        report.fidelity = Fidelity(missing="there are no samples")
         if data is not None or "ranges" in facts:
             found = Data.open(data, graph, samples, seed)
             stack.callback(found.learn.close)

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import click
 from rich.console import Console
@@ -109,7 +109,12 @@ def configure(context: click.Context, _option: click.Parameter, path: Path | Non
             raise click.UsageError(str(error)) from None
 
 
-def _listing(name: str, callback: Callable[..., None], text: str) -> Any:
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+def _listing(
+    name: str, callback: Callable[..., None], text: str
+) -> Callable[[Decorated], Decorated]:
     return click.option(
         name, is_flag=True, is_eager=True, expose_value=False, callback=callback, help=text
     )
@@ -179,13 +184,12 @@ def run(options: Options) -> None:
     if options.model is None:
         raise UsageError("which model? Usage: ptq-opt MODEL.onnx --data DATA; see --help")
     output = options.output or options.model.with_suffix(".int8.onnx")
-    options = dataclasses.replace(options, output=output)
     if output.exists() and output.samefile(options.model):
         raise UsageError(f"the output '{output}' is the model itself: name another file")
     for path in (output, options.json):
         if path is not None:
             check_writable(path)
-    _quantize(options, pipeline, output)
+    _quantize(dataclasses.replace(options, output=output), pipeline, output)
 
 
 def _quantize(options: Options, pipeline: Pipeline, output: Path) -> None:

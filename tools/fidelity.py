@@ -6,7 +6,7 @@ One sample is in memory at a time, and of its inner tensors only a few.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -18,6 +18,7 @@ from ..ir.evaluate import MOST_DECIBEL, Runner, decibel
 from ..ir.samples import Feeds, Samples
 from ..ir.shapes import infer
 from ..ir.tensor import Array
+from ..passes.units import DATA_INPUTS
 from .report import Fidelity, LayerFidelity, OutputFidelity
 
 LAYER_SAMPLES = 4
@@ -25,8 +26,6 @@ LAYER_SAMPLES = 4
 FETCH_BYTES = 32 << 20
 """Inner tensors of one sample that are held at a time."""
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-BETWEEN = 4
-"""A tensor up to so many elementwise operators behind one of LAYERS is named after it."""
 
 
 @dataclass
@@ -119,7 +118,9 @@ class Reference:
             db, before_db = noise.db, min(before, default=MOST_DECIBEL)
             added = 10 ** (-db / 10) - 10 ** (-before_db / 10)
             tensor = value.origin or value.name
-            yield LayerFidelity(layer_of(value).label, tensor, db, before_db, max(added, 0.0))
+            yield LayerFidelity(
+                layer_of(value, noises).label, tensor, db, before_db, max(added, 0.0)
+            )
 
 
 def stored_as_integers(inner: Graph, graph: Graph) -> dict[Value, Value]:
@@ -139,17 +140,18 @@ def stored_as_integers(inner: Graph, graph: Graph) -> dict[Value, Value]:
     }
 
 
-def layer_of(value: Value) -> Node:
-    """The layer a tensor belongs to: its producer, or the one that runs fused before it."""
+def layer_of(value: Value, measured: Container[Value] = ()) -> Node:
+    """The Conv, Gemm or MatMul that a tensor comes from, else its producer.
+
+    The way back goes through operators with one activation, up to other `measured` tensors.
+    """
     assert value.producer is not None
     node = value.producer
-    for _ in range(BETWEEN):
-        operands = [v for _, v in node.operands() if v.const is None]
-        if node.op in LAYERS or len(operands) != 1 or operands[0].producer is None:
-            break
-        if len(operands[0].uses) != 1:
-            break
-        node = operands[0].producer
+    while node.op not in LAYERS and node.op not in DATA_INPUTS:
+        source = node.input(0)
+        if source is None or source.producer is None or source in measured:
+            return value.producer
+        node = source.producer
     return node if node.op in LAYERS else value.producer
 
 

@@ -14,10 +14,12 @@ from rich.text import Text
 
 from ..ir.evaluate import MOST_DECIBEL
 from ..passes.base import examples
-from .report import LayerFidelity, Report
+from .report import Decision, LayerFidelity, Report
 
 WORST = 5
 """How many of the layers that lose most precision are shown."""
+FEW = 4
+"""Up to so many operators are named one by one."""
 POOR_DB = 15.0
 """Outputs below this are worth a remark."""
 
@@ -62,15 +64,24 @@ def _operators(report: Report) -> Parts:
     if table.row_count:
         yield from _section("Quantized", table)
     table = _table("reason", "", "operators", right=1)
-    for reason, group in report.left_in_float().items():
-        names = examples(f"{d.op} '{d.node}'" if d.node else d.op for d in group)
-        table.add_row(escape(reason), str(len(group)), escape(names))
+    for reason, group in report.not_quantized().items():
+        table.add_row(escape(reason), str(len(group)), escape(_by_type(group)))
     if table.row_count:
-        yield from _section("Left in float", table)
+        yield from _section("Not quantized", table)
     c = report.conversions
     text = f"{c.quantize} QuantizeLinear, {c.dequantize} DequantizeLinear"
     text += f", {c.requantize} from grid to grid" if c.requantize else ""
     yield from _section("Conversions left between float and integers", _indented(text))
+
+
+def _by_type(group: Sequence[Decision]) -> str:
+    """Operators by type, with their names while these are few."""
+    names: dict[str, list[str]] = {}
+    for decision in group:
+        names.setdefault(decision.op, []).append(f"'{decision.node}'")
+    if len(group) <= FEW:
+        return "; ".join(f"{op} {', '.join(of_op)}" for op, of_op in names.items())
+    return ", ".join(f"{len(of_op)} {op}" for op, of_op in names.items())
 
 
 def _outputs(report: Report) -> Parts:
@@ -107,9 +118,14 @@ def _advice(worst: Sequence[LayerFidelity]) -> str:
 
 
 def _passes(report: Report) -> Parts:
+    told = report.not_quantized()
     table = _table("pass", "s", "rewritten", "notes, and what was left alone", right=2)
     for done in report.passes:
-        remarks = [f"{reason}: {examples(labels)}" for reason, labels in done.skipped.items()]
+        remarks = [
+            f"{reason}: {examples(labels)}"
+            for reason, labels in done.skipped.items()
+            if reason not in told
+        ]
         name = done.spec + (" (added)" if done.provided else "")
         text = "\n".join([*done.notes, *remarks])
         table.add_row(escape(name), f"{done.seconds:.2f}", str(done.rewritten or ""), escape(text))

@@ -153,8 +153,8 @@ class Report:
         integer = Counter(d.op for d in self.decisions if d.precision != "float")
         return {op: (integer[op], n) for op, n in total.most_common()}
 
-    def left_in_float(self) -> dict[str, list[Decision]]:
-        """Reason -> the operators that stay in float for it, most frequent reason first."""
+    def not_quantized(self) -> dict[str, list[Decision]]:
+        """Reason -> the operators that are not quantized for it, most frequent reason first."""
         found: dict[str, list[Decision]] = {}
         for decision in self.decisions:
             if decision.precision == "float":

@@ -1,0 +1,166 @@
+"""`ptq_opt.quantize` and the package's surface."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import onnxruntime as ort
+import pytest
+from small_model import Feeds, make_samples, small_model
+
+import ptq_opt
+from ptq_opt import DataError, ModelError, Pipeline, UsageError, quantize
+
+
+def run(model: onnx.ModelProto, feeds: Feeds) -> list[np.ndarray]:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)
+
+
+def ops(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+def test_quantizes_and_reports(model: onnx.ModelProto, samples: list[Feeds]) -> None:
+    result = quantize(model, samples)
+    onnx.checker.check_model(result.model)
+    assert "QuantizeLinear" in ops(result.model)
+    assert result.report.counts()["Conv"] == (2, 2)
+    assert result.report.fidelity.outputs[0].sqnr_db > 20
+    ours, float_ = run(result.model, samples[0])[0], run(model, samples[0])[0]
+    assert np.abs(ours - float_).max() < 0.1 * np.abs(float_).max()
+
+
+def test_takes_a_path_and_a_folder(folder: Path) -> None:
+    from_files = quantize(folder / "model.onnx", folder / "calib")
+    in_memory = quantize(small_model(), make_samples(30))
+    assert from_files.model.SerializeToString() == in_memory.model.SerializeToString()
+
+
+def test_leaves_its_input_alone(model: onnx.ModelProto, samples: list[Feeds]) -> None:
+    before = model.SerializeToString(deterministic=True)
+    quantize(model, samples)
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_takes_a_graphsurgeon_graph(model: onnx.ModelProto, samples: list[Feeds]) -> None:
+    result = quantize(gs.import_onnx(model), samples)
+    assert "QuantizeLinear" in ops(result.model)
+
+
+class Reader:
+    """An onnxruntime `CalibrationDataReader`, read once."""
+
+    def __init__(self, samples: list[Feeds]) -> None:
+        self.left: Iterator[Feeds] = iter(samples)
+
+    def get_next(self) -> Feeds | None:
+        return next(self.left, None)
+
+
+def test_knows_onnxruntimes_names(model: onnx.ModelProto, samples: list[Feeds]) -> None:
+    result = quantize(model, calibration_data_reader=Reader(samples), nodes_to_exclude=["second"])
+    precision = {d.node: d.precision for d in result.report.decisions}
+    assert (precision["first"], precision["second"]) == ("int8", "float")
+    with pytest.raises(UsageError, match="two names of one thing"):
+        quantize(model, samples, calibration_data_reader=Reader(samples))
+
+
+@pytest.mark.parametrize("pattern", ["^sec", "op:Add"])
+def test_excluded_nodes_stay_float(
+    model: onnx.ModelProto, samples: list[Feeds], pattern: str
+) -> None:
+    report = quantize(model, samples, exclude=[pattern]).report
+    (reason,) = [reason for reason in report.not_quantized() if pattern in reason]
+    names = [d.node for d in report.not_quantized()[reason]]
+    assert names == [{"^sec": "second", "op:Add": "shortcut"}[pattern]]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "cure"),
+    [
+        ("^secund$", "did you mean 'second'"),
+        ("op:Convv", "did you mean 'Conv'"),
+        ("(", "not a regular expression"),
+    ],
+)
+def test_exclude_must_select_something(
+    model: onnx.ModelProto, samples: list[Feeds], pattern: str, cure: str
+) -> None:
+    with pytest.raises(UsageError, match=cure):
+        quantize(model, samples, exclude=[pattern])
+
+
+@pytest.mark.parametrize(
+    ("available", "wanted", "learned", "judged", "unseen"),
+    [
+        (30, 300, 27, 3, True),  # enough: one in ten is held back
+        (24, 16, 16, 8, True),  # more than wanted: the rest judges
+        (30, 30, 27, 3, True),
+        (5, 300, 5, 5, False),  # too few to hold any back
+        (9, 1, 1, 4, True),
+    ],
+)
+def test_judges_by_unseen_samples(
+    model: onnx.ModelProto, available: int, wanted: int, learned: int, judged: int, unseen: bool
+) -> None:
+    report = quantize(model, make_samples(available), samples=wanted, passes="calibrate").report
+    assert (report.samples, report.fidelity.samples) == (learned, judged)
+    assert report.fidelity.unseen is unseen
+
+
+def test_takes_pass_objects(model: onnx.ModelProto, samples: list[Feeds]) -> None:
+    by_text = quantize(model, samples, passes="calibrate{method=min-max},quant")
+    by_object = quantize(model, samples, passes=Pipeline("calibrate{method=min-max},quant").items)
+    assert by_text.model.SerializeToString() == by_object.model.SerializeToString()
+
+
+def test_saves_what_it_returns(
+    model: onnx.ModelProto, samples: list[Feeds], tmp_path: Path
+) -> None:
+    result = quantize(model, samples)
+    result.save(tmp_path / "out.onnx")
+    saved = (tmp_path / "out.onnx").read_bytes()
+    assert saved == result.model.SerializeToString(deterministic=True)
+
+
+def test_needs_no_data_without_calibration(model: onnx.ModelProto) -> None:
+    report = quantize(model, passes="canonicalize").report
+    assert not report.warnings
+    assert report.fidelity.missing
+
+
+def test_says_loudly_that_ranges_are_made_up(
+    model: onnx.ModelProto, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = quantize(model).report
+    assert "made-up" in report.warnings[0]
+    assert "made-up" in caplog.text
+    assert "QuantizeLinear" in ops(quantize(model).model)
+
+
+def test_all_errors_are_one_family(model: onnx.ModelProto) -> None:
+    for error in (DataError, ModelError, UsageError, ptq_opt.PassError, ptq_opt.GraphError):
+        assert issubclass(error, ptq_opt.PtqError)
+    with pytest.raises(UsageError, match="at least 1"):
+        quantize(model, samples=0)
+
+
+def test_names_are_there_when_used() -> None:
+    for name in ptq_opt.__all__:
+        assert getattr(ptq_opt, name) is not None
+    assert dir(ptq_opt) == sorted(ptq_opt.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'quantise'"):
+        _ = ptq_opt.quantise
+
+
+def test_import_alone_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, ptq_opt; print([m for m in ('numpy', 'onnx', 'networkx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,6 @@
+"""The compiled binding: cffi objects, untyped."""
+
+from typing import Any
+
+ffi: Any
+lib: Any

@@ -1,0 +1,198 @@
+/* Add, Sub and Mul with broadcasting, requantized. */
+#include "requant.h"
+#include "versions.h"
+
+typedef struct {
+  ptq_requant mode;
+  ptq_adder adder;
+  ptq_multiplier product;
+  float ma, mb;
+  int32_t a_zero, b_zero, y_zero, lo, hi;
+  bool multiply;
+} arithmetic;
+
+typedef void inner_fn(const arithmetic *o, int64_t n, const uint8_t *a, int64_t a_step,
+                      const uint8_t *b, int64_t b_step, uint8_t *y);
+
+typedef struct {
+  arithmetic op;
+  inner_fn *inner;
+  size_t element;
+  int32_t rank; /* of the outer loops */
+  int64_t dims[PTQ_MAX_RANK], a_stride[PTQ_MAX_RANK], b_stride[PTQ_MAX_RANK];
+  int64_t n, a_step, b_step; /* the innermost loop; steps are 0 or 1 */
+  int64_t pieces, piece;     /* of the innermost loop, for tasks */
+} state;
+
+PTQ_INLINE void add_loop(const arithmetic *o, int64_t n, const uint8_t *a, int64_t a_step,
+                         const uint8_t *b, int64_t b_step, uint8_t *restrict y) {
+  const float ma = o->ma, mb = o->mb;
+  const int32_t za = o->a_zero, zb = o->b_zero, zy = o->y_zero, lo = o->lo, hi = o->hi;
+  for (int64_t i = 0; i < n; i++)
+    y[i] = (uint8_t)(ptq_add_float(a[i * a_step] - za, ma, b[i * b_step] - zb, mb, lo, hi) + zy);
+}
+
+PTQ_INLINE void multiply_loop(const arithmetic *o, int64_t n, const uint8_t *a, int64_t a_step,
+                              const uint8_t *b, int64_t b_step, uint8_t *restrict y) {
+  const float m = o->product.real;
+  const int32_t za = o->a_zero, zb = o->b_zero, zy = o->y_zero, lo = o->lo, hi = o->hi;
+  for (int64_t i = 0; i < n; i++)
+    y[i] =
+        (uint8_t)(ptq_requant_float((a[i * a_step] - za) * (b[i * b_step] - zb), m, lo, hi) + zy);
+}
+
+#define BY_STEP(loop) \
+  if (a_step && b_step) \
+    loop(o, n, a, 1, b, 1, y); \
+  else if (a_step) \
+    loop(o, n, a, 1, b, 0, y); \
+  else \
+    loop(o, n, a, 0, b, b_step, y)
+
+PTQ_INLINE void add_body(const arithmetic *o, int64_t n, const uint8_t *a, int64_t a_step,
+                         const uint8_t *b, int64_t b_step, uint8_t *y) {
+  BY_STEP(add_loop);
+}
+
+PTQ_INLINE void multiply_body(const arithmetic *o, int64_t n, const uint8_t *a, int64_t a_step,
+                              const uint8_t *b, int64_t b_step, uint8_t *y) {
+  BY_STEP(multiply_loop);
+}
+
+#define PARAMETERS \
+  (const arithmetic *o, int64_t n, const uint8_t *a, int64_t a_step, const uint8_t *b, \
+   int64_t b_step, uint8_t *y)
+PTQ_VERSIONS(add, PARAMETERS, (o, n, a, a_step, b, b_step, y))
+PTQ_VERSIONS(multiply, PARAMETERS, (o, n, a, a_step, b, b_step, y))
+
+/* Any rounding, 8 or 16 bits. */
+PTQ_INLINE int32_t combine(const arithmetic *o, int32_t a, int32_t b) {
+  a -= o->a_zero;
+  b -= o->b_zero;
+  int32_t q = o->multiply ? ptq_requantize(o->mode, (int64_t)a * b, o->product, o->lo, o->hi)
+                          : ptq_add(&o->adder, a, b, o->lo, o->hi);
+  return q + o->y_zero;
+}
+
+static void any_u8 PARAMETERS {
+  for (int64_t i = 0; i < n; i++) y[i] = (uint8_t)combine(o, a[i * a_step], b[i * b_step]);
+}
+
+static void any_s16 PARAMETERS {
+  const int16_t *wide_a = (const void *)a, *wide_b = (const void *)b;
+  int16_t *wide_y = (void *)y;
+  for (int64_t i = 0; i < n; i++)
+    wide_y[i] = (int16_t)combine(o, wide_a[i * a_step], wide_b[i * b_step]);
+}
+
+static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,
+                      int64_t begin, int64_t end, uint8_t *scratch) {
+  (void)scratch;
+  const state *s = node->state;
+  const int64_t size = (int64_t)s->element;
+  for (int64_t task = begin; task < end; task++) {
+    int64_t row = task / s->pieces, first = task % s->pieces * s->piece, rest = row, a = 0, b = 0;
+    for (int32_t d = s->rank - 1; d >= 0; d--) {
+      a += rest % s->dims[d] * s->a_stride[d];
+      b += rest % s->dims[d] * s->b_stride[d];
+      rest /= s->dims[d];
+    }
+    s->inner(&s->op, ptq_min(s->piece, s->n - first), in[0] + (a + first * s->a_step) * size,
+             s->a_step, in[1] + (b + first * s->b_step) * size, s->b_step,
+             out[0] + (row * s->n + first) * size);
+  }
+  return PTQ_OK;
+}
+
+/* Strides of x within y's shape, 0 where it is broadcast. */
+static ptq_status broadcast(const ptq_build *build, const ptq_value *x, const ptq_value *y,
+                            int64_t stride[PTQ_MAX_RANK]) {
+  PTQ_REQUIRE(x->rank <= y->rank, "an operand has more dimensions than the output");
+  int64_t size = 1;
+  for (int32_t d = y->rank - 1; d >= 0; d--) {
+    int32_t own = d - (y->rank - x->rank), dim = own >= 0 ? x->dims[own] : 1;
+    PTQ_REQUIRE(dim == 1 || dim == y->dims[d], "dimension %d does not broadcast", (int)d);
+    stride[d] = dim == 1 ? 0 : size;
+    size *= dim;
+  }
+  return PTQ_OK;
+}
+
+/* Join neighbouring dimensions over which both operands are contiguous or both broadcast. */
+static void collapse(state *s, const ptq_value *y, const int64_t *a, const int64_t *b) {
+  s->n = 1;
+  int32_t d = y->rank - 1;
+  while (d >= 0 && y->dims[d] == 1) d--;
+  if (d >= 0) {
+    s->a_step = a[d];
+    s->b_step = b[d];
+    for (; d >= 0; d--) {
+      bool one = y->dims[d] == 1;
+      if (!one && (a[d] != s->a_step * s->n || b[d] != s->b_step * s->n)) break;
+      s->n *= y->dims[d];
+    }
+  }
+  for (int32_t i = 0; i <= d; i++) {
+    s->dims[i] = y->dims[i];
+    s->a_stride[i] = a[i];
+    s->b_stride[i] = b[i];
+  }
+  s->rank = d + 1;
+}
+
+ptq_status ptq_prepare_binary(const ptq_build *build, ptq_node *node) {
+  PTQ_REQUIRE(node->input_count == 2 && node->output_count == 1 && node->attr_count == 2 &&
+                  node->in[0] && node->in[1],
+              "wrong number of operands");
+  ptq_value *a = node->in[0], *b = node->in[1], *y = node->out[0];
+  PTQ_REQUIRE(
+      (y->dtype == PTQ_U8 || y->dtype == PTQ_S16) && a->dtype == y->dtype && b->dtype == y->dtype,
+      "operands are not all 8-bit or all S16");
+  for (int32_t d = 0; d < y->rank; d++) {
+    int32_t da = d - (y->rank - a->rank), db = d - (y->rank - b->rank);
+    PTQ_REQUIRE((da >= 0 && a->dims[da] == y->dims[d]) || (db >= 0 && b->dims[db] == y->dims[d]) ||
+                    y->dims[d] == 1,
+                "output dimension %d is neither operand's", (int)d);
+  }
+  int64_t a_stride[PTQ_MAX_RANK], b_stride[PTQ_MAX_RANK];
+  ptq_status status = broadcast(build, a, y, a_stride);
+  if (status == PTQ_OK) status = broadcast(build, b, y, b_stride);
+  if (status != PTQ_OK) return status;
+  state *s = node->state = ptq_alloc(sizeof *s);
+  if (!s) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
+  collapse(s, y, a_stride, b_stride);
+  int32_t flip = y->flip ? 128 : 0, top = y->dtype == PTQ_U8 ? 255 : INT16_MAX;
+  int32_t bottom = y->dtype == PTQ_U8 ? 0 : INT16_MIN;
+  int32_t lo = node->attr[0] + flip, hi = node->attr[1] + flip;
+  PTQ_REQUIRE(bottom <= lo && lo <= hi && hi <= top, "clamp limits outside the type");
+  float sign = node->kind == PTQ_SUB ? -1.0f : 1.0f;
+  float product = a->scale * b->scale / y->scale, ratio = a->scale / y->scale;
+  PTQ_REQUIRE(product < 1048576.0f && ratio < 1048576.0f && b->scale / y->scale < 1048576.0f,
+              "the output grid is too fine for the operands'");
+  s->op = (arithmetic){.mode = build->requant,
+                       .adder = ptq_make_adder(build->requant, a->scale, sign * b->scale, y->scale),
+                       .product = ptq_make_multiplier(build->requant, product),
+                       .ma = ratio,
+                       .mb = sign * b->scale / y->scale,
+                       .a_zero = a->zero_point,
+                       .b_zero = b->zero_point,
+                       .y_zero = y->zero_point,
+                       .lo = lo - y->zero_point,
+                       .hi = hi - y->zero_point,
+                       .multiply = node->kind == PTQ_MUL};
+  s->element = ptq_dtype_bytes(y->dtype);
+  bool fast = y->dtype == PTQ_U8 && build->requant == PTQ_REQUANT_FLOAT;
+  s->inner = y->dtype == PTQ_S16     ? any_s16
+             : !fast                 ? any_u8
+             : node->kind == PTQ_MUL ? PTQ_SELECT(build, multiply)
+                                     : PTQ_SELECT(build, add);
+  s->piece = ptq_min(s->n, 16384);
+  s->pieces = (s->n + s->piece - 1) / s->piece;
+  a->keep = a->keep || a->role == PTQ_CONSTANT;
+  b->keep = b->keep || b->role == PTQ_CONSTANT;
+  node->tasks = y->count / s->n * s->pieces;
+  node->work = (double)y->count * 2;
+  node->run = run;
+  node->kernel = fast ? ptq_isa_name(build->isa) : "scalar";
+  return PTQ_OK;
+}

@@ -1,0 +1,182 @@
+/* Conv and ConvTranspose: check, choose a kernel, run. Geometry and packing have their own files.
+ */
+#include "conv.h"
+
+enum { IN_X, IN_W, IN_SCALE, IN_BIAS, IN_CONV_GRID, IN_ADD_GRID, IN_RESIDUAL, IN_TABLE };
+
+static void release(void *state) {
+  ptq_conv *c = state;
+  for (int32_t i = 0; c->phases && i < c->phase_count; i++) {
+    free(c->phases[i].tap);
+    free(c->phases[i].weights);
+    free(c->phases[i].bias);
+  }
+  free(c->phases);
+  free(c->panels);
+  free(c->real);
+  free(c->multiplier);
+  free(c->padding);
+  free(c);
+}
+
+ptq_status ptq_conv_epilogue(const ptq_build *build, const ptq_node *node, ptq_conv *c) {
+  const ptq_value *grid = node->in[IN_CONV_GRID], *add = node->in[IN_ADD_GRID];
+  const ptq_value *residual = node->in[IN_RESIDUAL], *table = node->in[IN_TABLE];
+  const ptq_value *y = node->out[0];
+  const int32_t *limits = node->attr + node->attr_count - 4; /* lo, hi, conv_lo, conv_hi */
+  ptq_epilogue *e = &c->epilogue;
+  PTQ_REQUIRE(
+      y->dtype == PTQ_U8 || y->dtype == PTQ_S16 || y->dtype == PTQ_S32 || y->dtype == PTQ_F32,
+      "a convolution cannot give output type %d", y->dtype);
+  PTQ_REQUIRE((grid->dtype == PTQ_S16) == (y->dtype == PTQ_S16), "grid and output types differ");
+  PTQ_REQUIRE((residual != NULL) == (add != NULL), "a residual needs a grid and the reverse");
+  e->mode = build->requant;
+  e->dtype = y->dtype;
+  e->zero = grid->zero_point;
+  int32_t flip = grid->flip ? 128 : 0;
+  e->lo = limits[2] + flip - e->zero;
+  e->hi = limits[3] + flip - e->zero;
+  bool narrow = y->dtype == PTQ_U8;
+  if (narrow) {
+    PTQ_REQUIRE(e->lo + e->zero >= 0 && e->hi + e->zero <= 255 && e->lo <= e->hi,
+                "clamp limits outside the type");
+  } else {
+    PTQ_REQUIRE(!residual && !table, "only 8-bit outputs take a residual or a table");
+    PTQ_REQUIRE(y->dtype != PTQ_S16 || (e->lo + e->zero >= INT16_MIN &&
+                                        e->hi + e->zero <= INT16_MAX && e->lo <= e->hi),
+                "clamp limits outside the type");
+  }
+  if (residual) {
+    PTQ_REQUIRE(residual->dtype == PTQ_U8 && ptq_same_dims(residual, y),
+                "the residual is not shaped and typed like the output");
+    e->add = true;
+    e->adder = ptq_make_adder(build->requant, grid->scale, residual->scale, add->scale);
+    e->add_zero = add->zero_point;
+    e->residual_zero = residual->zero_point;
+    int32_t add_flip = add->flip ? 128 : 0;
+    e->add_lo = limits[0] + add_flip - e->add_zero;
+    e->add_hi = limits[1] + add_flip - e->add_zero;
+    PTQ_REQUIRE(
+        e->add_lo + e->add_zero >= 0 && e->add_hi + e->add_zero <= 255 && e->add_lo <= e->add_hi,
+        "clamp limits outside the type");
+  }
+  if (table) {
+    PTQ_REQUIRE(table->role == PTQ_CONSTANT && table->dtype == PTQ_U8 && table->count == 256,
+                "the table is not 256 constant bytes");
+    e->has_table = true;
+    memcpy(e->table, table->data, 256);
+    e->lookup = ptq_lut_choose(build);
+  }
+  e->direct = narrow && build->requant == PTQ_REQUANT_FLOAT;
+  return PTQ_OK;
+}
+
+/* Kernel, vector length and rows per block. Rare arithmetic stays with the scalar code. */
+const char *ptq_conv_choose(const ptq_build *build, ptq_conv *c) {
+  bool plain = c->in_element == 1 && c->weight_zero == 0 && c->accumulate == PTQ_ACCUMULATE_S32;
+  c->lanes = 4;
+  c->block_rows = 12;
+  c->kernel = c->depthwise         ? ptq_depthwise_scalar
+              : c->in_element == 1 ? ptq_conv_scalar
+                                   : ptq_conv_scalar_s16;
+  (void)build;
+#if PTQ_X86
+  if (plain && build->isa >= PTQ_ISA_AVX512VNNI) {
+    c->lanes = 16;
+    c->block_rows = 24;
+    c->kernel = c->depthwise ? ptq_depthwise_avx512vnni : ptq_conv_avx512vnni;
+    return c->depthwise ? "depthwise avx512vnni" : "avx512vnni";
+  }
+#endif
+  (void)plain;
+  return "scalar";
+}
+
+/* Rows per task: enough to reuse a panel from cache, few enough that the inputs stay in L2 and
+ * that every thread gets some. Panels are shared out as well when there are few rows. */
+static int64_t plan_tasks(const ptq_build *build, ptq_conv *c) {
+  int64_t bytes = (int64_t)c->phases[0].taps * c->k * (int64_t)c->in_element;
+  int64_t rows = ptq_min(96, ptq_max(c->block_rows, 196608 / ptq_max(1, bytes)));
+  int64_t total = c->phases[0].rows * c->groups;
+  if (build->threads > 1)
+    rows = ptq_min(rows, ptq_max(c->block_rows, total / (4 * build->threads)));
+  c->chunk_rows = rows / c->block_rows * c->block_rows;
+  int64_t tasks = 0;
+  for (int32_t i = 0; i < c->phase_count; i++) {
+    c->phases[i].chunks = (c->phases[i].rows + c->chunk_rows - 1) / c->chunk_rows;
+    tasks += c->phases[i].chunks * c->groups;
+  }
+  c->panel_chunks = tasks < 2 * build->threads ? ptq_min(c->panel_count, 4 * build->threads) : 1;
+  if (build->threads == 1) c->panel_chunks = 1;
+  return tasks * c->panel_chunks;
+}
+
+static void run_chunk(const ptq_conv *c, const ptq_phase *p, int32_t group, int64_t chunk,
+                      int32_t panel_begin, int32_t panel_end, const uint8_t *x, const uint8_t *r,
+                      uint8_t *y, uint8_t *scratch) {
+  int64_t begin = chunk * c->chunk_rows, end = ptq_min(p->rows, begin + c->chunk_rows);
+  int64_t *pixels = (int64_t *)scratch;
+  const uint8_t **rows = (const uint8_t **)(pixels + c->chunk_rows);
+  for (int64_t row = begin; row < end; row += c->block_rows)
+    ptq_conv_pointers(c, p, group, row, (int32_t)ptq_min(c->block_rows, end - row), x,
+                      rows + (row - begin) * p->taps, pixels + (row - begin));
+  for (int32_t i = panel_begin; i < panel_end; i++) {
+    const ptq_panel *panel = &c->panels[i];
+    int64_t channel = (int64_t)group * c->group_out + panel->first;
+    for (int64_t row = begin; row < end; row += c->block_rows) {
+      int32_t count = (int32_t)ptq_min(c->block_rows, end - row);
+      uint8_t *to[PTQ_MAX_BLOCK_ROWS];
+      const uint8_t *from[PTQ_MAX_BLOCK_ROWS];
+      for (int32_t j = 0; j < count; j++) {
+        int64_t at = pixels[row - begin + j] * c->out_channels + channel;
+        to[j] = y + at * (int64_t)c->out_element;
+        from[j] = r ? r + at : NULL;
+      }
+      c->kernel(c, p, panel, group, rows + (row - begin) * p->taps, count, to, from);
+    }
+  }
+}
+
+static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,
+                      int64_t begin, int64_t end, uint8_t *scratch) {
+  const ptq_conv *c = node->state;
+  const uint8_t *residual = c->epilogue.add ? in[IN_RESIDUAL] : NULL;
+  for (int64_t task = begin; task < end; task++) {
+    int64_t rest = task / c->panel_chunks, part = task % c->panel_chunks;
+    const ptq_phase *p = c->phases;
+    while (rest >= p->chunks * c->groups) rest -= p++->chunks * c->groups;
+    int32_t first = (int32_t)(c->panel_count * part / c->panel_chunks);
+    int32_t last = (int32_t)(c->panel_count * (part + 1) / c->panel_chunks);
+    run_chunk(c, p, (int32_t)(rest / p->chunks), rest % p->chunks, first, last, in[IN_X], residual,
+              out[0], scratch);
+  }
+  return PTQ_OK;
+}
+
+ptq_status ptq_prepare_conv(const ptq_build *build, ptq_node *node) {
+  PTQ_REQUIRE(node->input_count == 8 && node->output_count == 1 && node->attr_count >= 1,
+              "wrong number of operands");
+  PTQ_REQUIRE(node->in[IN_X] && node->in[IN_W] && node->in[IN_SCALE] && node->in[IN_CONV_GRID],
+              "an operand is missing");
+  ptq_conv *c = ptq_alloc(sizeof *c);
+  if (!c) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
+  node->state = c;
+  node->release = release;
+  c->accumulate = build->accumulate;
+  ptq_status status = ptq_conv_geometry(build, node, c);
+  if (status == PTQ_OK) status = ptq_conv_epilogue(build, node, c);
+  if (status != PTQ_OK) return status;
+  c->weight_zero = node->in[IN_W]->dtype == PTQ_S8 ? node->in[IN_W]->zero_point : 0;
+  node->kernel = ptq_conv_choose(build, c);
+  status = ptq_conv_pack(build, node, c);
+  if (status != PTQ_OK) return status;
+  node->run = run;
+  node->tasks = plan_tasks(build, c);
+  int64_t taps = 0;
+  for (int32_t i = 0; i < c->phase_count; i++) {
+    taps = ptq_max(taps, c->phases[i].taps);
+    node->work += (double)c->phases[i].rows * c->phases[i].taps * c->k * c->out_channels;
+  }
+  node->scratch = (size_t)c->chunk_rows * (sizeof(int64_t) + (size_t)taps * sizeof(void *));
+  return PTQ_OK;
+}

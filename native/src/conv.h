@@ -1,0 +1,107 @@
+/* Convolution as GEMM over pointers: for every output pixel and kernel tap a pointer to the input
+ * pixel's channels (or to a row of zero points where the tap falls on padding). Gemm, 1x1 and
+ * general convolutions, their transposes, groups and one to three dimensions are all this.
+ *
+ * Packed weights: panels of `width` output channels, each [taps][k / 4][width][4], so that one
+ * step of a kernel reads `width` groups of four input channels in a row. */
+#ifndef PTQ_CONV_H
+#define PTQ_CONV_H
+
+#include "lut.h"
+#include "requant.h"
+
+enum { PTQ_MAX_BLOCK_ROWS = 32, PTQ_MAX_WIDTH = 64 };
+
+typedef struct {
+  int32_t first;     /* first channel within the group */
+  int32_t valid;     /* channels that exist */
+  int32_t width;     /* channels with padding */
+  int64_t weights;   /* offset within the group's packed weights */
+  int64_t parameter; /* offset within the group's bias and multipliers */
+} ptq_panel;
+
+/* Output pixels that see the same taps: all of them in a convolution, one residue class of the
+ * stride in a transposed one. Input coordinate = position * in_step + tap. */
+typedef struct {
+  int32_t taps;
+  int32_t (*tap)[3];
+  int32_t count[3]; /* positions per spatial dimension */
+  int32_t in_step[3], out_step[3], out_first[3];
+  int64_t rows;    /* positions of the whole batch */
+  int64_t chunks;  /* of rows, for tasks */
+  int8_t *weights; /* [groups][group_weights] */
+  int32_t *bias;   /* [groups][group_channels]: bias - x zero point * sum of weights */
+} ptq_phase;
+
+typedef struct {
+  ptq_requant mode;
+  int32_t dtype; /* U8 through the rounding, S16 likewise, S32 accumulator, F32 dequantized */
+  int32_t zero, lo, hi; /* of the convolution's own grid; limits relative to zero */
+  bool add;
+  ptq_adder adder;
+  int32_t add_zero, add_lo, add_hi, residual_zero;
+  bool has_table;
+  uint8_t table[256];
+  ptq_lut_fn *lookup; /* for the table */
+  bool direct;        /* u8 out and float rounding: vector kernels do it in registers */
+} ptq_epilogue;
+
+typedef struct ptq_conv ptq_conv;
+
+/* Compute and store one panel of `count` <= block_rows pixels. rows[tap * block_rows + i] points
+ * at pixel i's channels, y[i] at its first output channel of the panel, r[i] at the residual's. */
+typedef void ptq_conv_kernel(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
+                             int32_t group, const uint8_t *const *rows, int32_t count,
+                             uint8_t *const *y, const uint8_t *const *r);
+
+struct ptq_conv {
+  int32_t in_dims[3], out_dims[3];
+  int32_t batch, groups, in_channels, out_channels; /* channels of all groups together */
+  int32_t group_in, group_out;
+  int32_t k;     /* input values per tap, group_in unless taps are merged */
+  int32_t steps; /* k / 4, rounded up */
+  size_t in_element, out_element;
+  int32_t weight_zero, in_zero;
+  bool depthwise; /* then groups = 1 here, and weights are [taps / 4][width][4 taps] */
+  ptq_accumulate accumulate;
+  int32_t lanes; /* 32-bit lanes of a vector */
+  int32_t block_rows;
+  ptq_conv_kernel *kernel;
+  int32_t panel_count;
+  ptq_panel *panels;
+  int64_t group_weights, group_parameters;
+  float *real; /* [groups][group_parameters] multipliers, in the order of the panels */
+  ptq_multiplier *multiplier;
+  uint8_t *padding; /* one pixel of zero points */
+  ptq_epilogue epilogue;
+  int32_t phase_count;
+  ptq_phase *phases;
+  int64_t chunk_rows, panel_chunks;
+};
+
+/* Which channel of a panel sits at `position` of its packed order. Vector instructions that narrow
+ * 32 -> 16 -> 8 bits work within 128-bit lanes; with this order their result comes out sorted. */
+PTQ_INLINE int32_t ptq_panel_channel(int32_t width, int32_t lanes, int32_t position) {
+  int32_t vectors = width / lanes, v = position / lanes, e = position % lanes;
+  return e / 4 * (4 * vectors) + v * 4 + e % 4;
+}
+
+/* The epilogue of one pixel in plain C, for every rounding and type; acc in packed order. */
+void ptq_store_row(const ptq_conv *c, const int32_t *bias, const ptq_multiplier *m,
+                   const ptq_panel *panel, const int32_t *acc, uint8_t *y, const uint8_t *r);
+
+ptq_status ptq_conv_geometry(const ptq_build *build, const ptq_node *node, ptq_conv *c);
+const char *ptq_conv_choose(const ptq_build *build, ptq_conv *c);
+ptq_status ptq_conv_panels(const ptq_build *build, ptq_conv *c, int64_t per_channel);
+ptq_status ptq_conv_pack(const ptq_build *build, const ptq_node *node, ptq_conv *c);
+ptq_status ptq_conv_epilogue(const ptq_build *build, const ptq_node *node, ptq_conv *c);
+void ptq_conv_pointers(const ptq_conv *c, const ptq_phase *p, int32_t group, int64_t row,
+                       int32_t count, const uint8_t *x, const uint8_t **rows, int64_t *pixels);
+
+ptq_conv_kernel ptq_conv_scalar, ptq_conv_scalar_s16, ptq_depthwise_scalar;
+#if PTQ_X86
+ptq_conv_kernel ptq_conv_avx2, ptq_conv_avxvnni, ptq_conv_avx512vnni, ptq_conv_amx;
+ptq_conv_kernel ptq_depthwise_avx2, ptq_depthwise_avx512vnni;
+#endif
+
+#endif

@@ -1,0 +1,186 @@
+/* Where each output pixel of a convolution reads its input. */
+#include "conv.h"
+
+typedef struct {
+  int32_t kernel[3], stride[3], dilation[3], pad[3];
+} window;
+
+/* Attributes of 1, 2 or 3 spatial dimensions, right-aligned in three. */
+static ptq_status read_window(const ptq_build *build, const ptq_node *node, window *w,
+                              ptq_conv *c) {
+  int32_t n = node->attr[0];
+  PTQ_REQUIRE(n >= 1 && n <= 3 && node->attr_count == 2 + 3 * n + 4, "wrong attributes");
+  const ptq_value *x = node->in[0], *f = node->in[1], *y = node->out[0];
+  PTQ_REQUIRE(x->rank == n + 2 && y->rank == n + 2 && f->rank == n + 2, "ranks do not match");
+  for (int32_t i = 0; i < 3; i++) {
+    int32_t j = i - (3 - n);
+    bool real = j >= 0;
+    w->kernel[i] = real ? f->dims[1 + j] : 1;
+    w->stride[i] = real ? node->attr[2 + j] : 1;
+    w->dilation[i] = real ? node->attr[2 + n + j] : 1;
+    w->pad[i] = real ? node->attr[2 + 2 * n + j] : 0;
+    c->in_dims[i] = real ? x->dims[1 + j] : 1;
+    c->out_dims[i] = real ? y->dims[1 + j] : 1;
+    PTQ_REQUIRE(w->kernel[i] >= 1 && w->stride[i] >= 1 && w->stride[i] <= 64 &&
+                    w->dilation[i] >= 1 && w->kernel[i] <= 1 << 12 && w->dilation[i] <= 1 << 12 &&
+                    abs(w->pad[i]) <= 1 << 24,
+                "kernel, stride, dilation or pad out of range");
+  }
+  PTQ_REQUIRE((int64_t)w->kernel[0] * w->kernel[1] * w->kernel[2] <= 1 << 14, "kernel too large");
+  c->batch = x->dims[0];
+  c->in_channels = x->dims[n + 1];
+  c->out_channels = y->dims[n + 1];
+  c->groups = node->attr[1];
+  PTQ_REQUIRE(y->dims[0] == c->batch, "batch sizes differ");
+  PTQ_REQUIRE(c->groups >= 1 && c->in_channels % c->groups == 0 && c->out_channels % c->groups == 0,
+              "channels are not a multiple of groups");
+  c->group_in = c->in_channels / c->groups;
+  c->group_out = c->out_channels / c->groups;
+  PTQ_REQUIRE(f->dims[0] == c->out_channels && f->dims[n + 1] == c->group_in,
+              "the weights' shape does not fit the channels");
+  return PTQ_OK;
+}
+
+static ptq_status add_phase(const ptq_build *build, ptq_phase *p, const ptq_conv *c, int64_t taps) {
+  p->tap = ptq_alloc((size_t)ptq_max(taps, 1) * sizeof *p->tap);
+  if (!p->tap) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
+  p->rows = (int64_t)c->batch * p->count[0] * p->count[1] * p->count[2];
+  return PTQ_OK;
+}
+
+static ptq_status plain_phase(const ptq_build *build, ptq_conv *c, const window *w, bool merge) {
+  ptq_phase *p = c->phases;
+  int32_t width = merge ? 1 : w->kernel[2];
+  for (int32_t i = 0; i < 3; i++) {
+    p->count[i] = c->out_dims[i];
+    p->in_step[i] = w->stride[i];
+    p->out_step[i] = 1;
+  }
+  ptq_status status = add_phase(build, p, c, (int64_t)w->kernel[0] * w->kernel[1] * width);
+  if (status != PTQ_OK) return status;
+  for (int32_t a = 0; a < w->kernel[0]; a++)
+    for (int32_t b = 0; b < w->kernel[1]; b++)
+      for (int32_t d = 0; d < width; d++) {
+        int32_t *tap = p->tap[p->taps++];
+        tap[0] = a * w->dilation[0] - w->pad[0];
+        tap[1] = b * w->dilation[1] - w->pad[1];
+        tap[2] = d * w->dilation[2] - w->pad[2];
+      }
+  return PTQ_OK;
+}
+
+/* Output o = input * stride + tap * dilation - pad, so the outputs of residue class `r` see the
+ * taps with (r + pad - tap * dilation) divisible by the stride. */
+static ptq_status transposed_phase(const ptq_build *build, ptq_conv *c, const window *w,
+                                   ptq_phase *p, const int32_t residue[3]) {
+  int64_t taps = 1;
+  for (int32_t i = 0; i < 3; i++) {
+    p->out_first[i] = residue[i];
+    p->out_step[i] = w->stride[i];
+    p->in_step[i] = 1;
+    p->count[i] = (c->out_dims[i] - residue[i] + w->stride[i] - 1) / w->stride[i];
+    if (p->count[i] < 0) p->count[i] = 0;
+    taps *= w->kernel[i];
+  }
+  ptq_status status = add_phase(build, p, c, taps);
+  if (status != PTQ_OK) return status;
+  for (int32_t flat = 0; flat < taps; flat++) {
+    int32_t at[3] = {flat / (w->kernel[1] * w->kernel[2]), flat / w->kernel[2] % w->kernel[1],
+                     flat % w->kernel[2]};
+    int32_t *tap = p->tap[p->taps];
+    bool seen = true;
+    for (int32_t i = 0; i < 3; i++) {
+      int32_t distance = residue[i] + w->pad[i] - at[i] * w->dilation[i];
+      seen = seen && distance % w->stride[i] == 0;
+      tap[i] = distance / w->stride[i];
+    }
+    p->taps += seen;
+  }
+  return PTQ_OK;
+}
+
+static bool inside(const ptq_conv *c, const window *w) {
+  for (int32_t i = 0; i < 3; i++) {
+    int64_t last =
+        (int64_t)(c->out_dims[i] - 1) * w->stride[i] + (int64_t)(w->kernel[i] - 1) * w->dilation[i];
+    if (w->pad[i] != 0 || last >= c->in_dims[i]) return false;
+  }
+  return true;
+}
+
+ptq_status ptq_conv_geometry(const ptq_build *build, const ptq_node *node, ptq_conv *c) {
+  window w;
+  ptq_status status = read_window(build, node, &w, c);
+  if (status != PTQ_OK) return status;
+  const ptq_value *x = node->in[0];
+  PTQ_REQUIRE(x->dtype == PTQ_U8 || x->dtype == PTQ_S16, "input is not 8 or 16 bits");
+  c->in_element = ptq_dtype_bytes(x->dtype);
+  c->out_element = ptq_dtype_bytes(node->out[0]->dtype);
+  c->in_zero = x->zero_point;
+  c->k = c->group_in;
+  bool transposed = node->kind == PTQ_CONV_TRANSPOSE;
+  c->depthwise =
+      c->groups > 1 && c->group_in == 1 && c->group_out == 1 && c->in_element == 1 && !transposed;
+  if (c->depthwise) { /* one group of independent channels */
+    c->k = 1;
+    c->group_in = c->group_out = c->in_channels;
+    c->groups = 1;
+  }
+  if (transposed) {
+    PTQ_REQUIRE((int64_t)w.stride[0] * w.stride[1] * w.stride[2] <= 4096, "strides too large");
+    c->phase_count = w.stride[0] * w.stride[1] * w.stride[2];
+  } else {
+    c->phase_count = 1;
+  }
+  c->phases = ptq_alloc((size_t)c->phase_count * sizeof *c->phases);
+  if (!c->phases) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
+  if (!transposed) {
+    /* Few channels and no padding: one row of the window is contiguous in memory, which wastes
+     * less of each group of four than its pixels one by one (the 3-channel first layer). */
+    bool merge = c->groups == 1 && !c->depthwise && c->group_in < 16 && w.kernel[2] > 1 &&
+                 w.dilation[2] == 1 && inside(c, &w);
+    if (merge) c->k *= w.kernel[2];
+    c->steps = (c->k + 3) / 4;
+    return plain_phase(build, c, &w, merge);
+  }
+  c->steps = (c->k + 3) / 4;
+  for (int32_t i = 0; i < c->phase_count; i++) {
+    const int32_t residue[3] = {i / (w.stride[1] * w.stride[2]), i / w.stride[2] % w.stride[1],
+                                i % w.stride[2]};
+    status = transposed_phase(build, c, &w, &c->phases[i], residue);
+    if (status != PTQ_OK) return status;
+  }
+  return PTQ_OK;
+}
+
+void ptq_conv_pointers(const ptq_conv *c, const ptq_phase *p, int32_t group, int64_t row,
+                       int32_t count, const uint8_t *x, const uint8_t **rows, int64_t *pixels) {
+  const int64_t pixel = (int64_t)c->in_channels * (int64_t)c->in_element;
+  const uint8_t *start = x + (int64_t)group * c->group_in * (int64_t)c->in_element;
+  int64_t n = row, at[3];
+  for (int32_t d = 2; d >= 0; d--) {
+    at[d] = n % p->count[d];
+    n /= p->count[d];
+  }
+  for (int32_t i = 0; i < count; i++) {
+    int64_t in[3], out[3];
+    for (int32_t d = 0; d < 3; d++) {
+      in[d] = at[d] * p->in_step[d];
+      out[d] = at[d] * p->out_step[d] + p->out_first[d];
+    }
+    pixels[i] = ((n * c->out_dims[0] + out[0]) * c->out_dims[1] + out[1]) * c->out_dims[2] + out[2];
+    int64_t origin = n * c->in_dims[0];
+    for (int32_t t = 0; t < p->taps; t++) {
+      int64_t z = in[0] + p->tap[t][0], y = in[1] + p->tap[t][1], w = in[2] + p->tap[t][2];
+      bool exists = (uint64_t)z < (uint64_t)c->in_dims[0] &&
+                    (uint64_t)y < (uint64_t)c->in_dims[1] && (uint64_t)w < (uint64_t)c->in_dims[2];
+      rows[t * c->block_rows + i] =
+          exists ? start + (((origin + z) * c->in_dims[1] + y) * c->in_dims[2] + w) * pixel
+                 : c->padding;
+    }
+    for (int32_t d = 2; d >= 0 && ++at[d] == p->count[d]; d--) {
+      at[d] = 0;
+      if (d == 0) n++;
+    }
+  }
+}

@@ -1,0 +1,158 @@
+/* MaxPool and AveragePool over one to three channels-last spatial dimensions. */
+#include "requant.h"
+#include "versions.h"
+
+typedef struct {
+  int32_t in[3], out[3], kernel[3], stride[3], dilation[3], pad[3], end[3];
+  int32_t channels;
+  bool include_pad;
+  ptq_requant mode;
+  float scale; /* input over output */
+  int32_t x_zero, y_zero;
+  void (*maximum)(uint8_t *y, const uint8_t *x, int64_t n);
+  void (*accumulate)(int32_t *sum, const uint8_t *x, int64_t n);
+  void (*finish)(uint8_t *y, const int32_t *sum, int64_t n, int32_t offset, float m, int32_t zero);
+} state;
+
+PTQ_INLINE void maximum_body(uint8_t *restrict y, const uint8_t *restrict x, int64_t n) {
+  for (int64_t i = 0; i < n; i++) y[i] = x[i] > y[i] ? x[i] : y[i];
+}
+
+PTQ_INLINE void accumulate_body(int32_t *restrict sum, const uint8_t *restrict x, int64_t n) {
+  for (int64_t i = 0; i < n; i++) sum[i] += x[i];
+}
+
+PTQ_INLINE void finish_body(uint8_t *restrict y, const int32_t *restrict sum, int64_t n,
+                            int32_t offset, float m, int32_t zero) {
+  for (int64_t i = 0; i < n; i++)
+    y[i] = (uint8_t)(ptq_requant_float(sum[i] - offset, m, -zero, 255 - zero) + zero);
+}
+
+PTQ_VERSIONS(maximum, (uint8_t *y, const uint8_t *x, int64_t n), (y, x, n))
+PTQ_VERSIONS(accumulate, (int32_t *sum, const uint8_t *x, int64_t n), (sum, x, n))
+PTQ_VERSIONS(finish,
+             (uint8_t *y, const int32_t *sum, int64_t n, int32_t offset, float m, int32_t zero),
+             (y, sum, n, offset, m, zero))
+
+static void finish_exactly(const state *s, uint8_t *y, const int32_t *sum, int32_t offset,
+                           float m) {
+  ptq_multiplier multiplier = ptq_make_multiplier(s->mode, m);
+  for (int32_t c = 0; c < s->channels; c++)
+    y[c] = (uint8_t)(s->y_zero + ptq_requantize(s->mode, sum[c] - offset, multiplier, -s->y_zero,
+                                                255 - s->y_zero));
+}
+
+/* Window positions of output `o` along dimension d that lie inside the input, and how many the
+ * average counts when it includes the padding. */
+static void window(const state *s, int32_t d, int64_t o, int64_t *first, int64_t *last,
+                   int64_t *counted) {
+  int64_t origin = o * s->stride[d] - s->pad[d];
+  int64_t step = s->dilation[d];
+  *first = origin < 0 ? (-origin + step - 1) / step : 0;
+  *last = origin >= s->in[d] ? 0 : ptq_min(s->kernel[d], (s->in[d] - 1 - origin) / step + 1);
+  int64_t limit = s->in[d] + s->end[d];
+  *counted = origin >= limit ? 0 : ptq_min(s->kernel[d], (limit - 1 - origin) / step + 1);
+}
+
+static void pool_pixel(const ptq_node *node, const state *s, const uint8_t *x, const int64_t at[3],
+                       uint8_t *y, int32_t *sum) {
+  int64_t first[3], last[3], counted[3], real = 1, all = 1;
+  for (int32_t d = 0; d < 3; d++) {
+    window(s, d, at[d], &first[d], &last[d], &counted[d]);
+    real *= ptq_max(0, last[d] - first[d]);
+    all *= counted[d];
+  }
+  bool maximum = node->kind == PTQ_MAX_POOL;
+  if (maximum)
+    memset(y, 0, (size_t)s->channels);
+  else
+    memset(sum, 0, (size_t)s->channels * sizeof *sum);
+  for (int64_t a = first[0]; a < last[0]; a++)
+    for (int64_t b = first[1]; b < last[1]; b++)
+      for (int64_t c = first[2]; c < last[2]; c++) {
+        int64_t z = at[0] * s->stride[0] - s->pad[0] + a * s->dilation[0];
+        int64_t v = at[1] * s->stride[1] - s->pad[1] + b * s->dilation[1];
+        int64_t u = at[2] * s->stride[2] - s->pad[2] + c * s->dilation[2];
+        const uint8_t *pixel = x + ((z * s->in[1] + v) * s->in[2] + u) * s->channels;
+        if (maximum)
+          s->maximum(y, pixel, s->channels);
+        else
+          s->accumulate(sum, pixel, s->channels);
+      }
+  if (maximum) return;
+  int32_t offset = (int32_t)(real * s->x_zero);
+  float m = s->scale / (float)ptq_max(1, s->include_pad ? all : real);
+  if (s->mode == PTQ_REQUANT_FLOAT)
+    s->finish(y, sum, s->channels, offset, m, s->y_zero);
+  else
+    finish_exactly(s, y, sum, offset, m);
+}
+
+static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,
+                      int64_t begin, int64_t end, uint8_t *scratch) {
+  const state *s = node->state;
+  int64_t image = (int64_t)s->in[0] * s->in[1] * s->in[2] * s->channels;
+  for (int64_t row = begin; row < end; row++) {
+    int64_t at[3] = {row / s->out[1] % s->out[0], row % s->out[1], 0};
+    const uint8_t *x = in[0] + row / s->out[1] / s->out[0] * image;
+    for (at[2] = 0; at[2] < s->out[2]; at[2]++)
+      pool_pixel(node, s, x, at, out[0] + (row * s->out[2] + at[2]) * s->channels,
+                 (int32_t *)(void *)scratch);
+  }
+  return PTQ_OK;
+}
+
+ptq_status ptq_prepare_pool(const ptq_build *build, ptq_node *node) {
+  bool average = node->kind == PTQ_AVERAGE_POOL;
+  PTQ_REQUIRE(
+      node->input_count == 1 && node->output_count == 1 && node->attr_count >= 1 && node->in[0],
+      "wrong number of operands");
+  const ptq_value *x = node->in[0], *y = node->out[0];
+  int32_t n = node->attr[0];
+  PTQ_REQUIRE(n >= 1 && n <= 3 && node->attr_count == 1 + 4 * n + (average ? n + 1 : 0),
+              "wrong attributes");
+  PTQ_REQUIRE(x->rank == n + 2 && y->rank == n + 2 && x->dims[0] == y->dims[0] &&
+                  x->dims[n + 1] == y->dims[n + 1],
+              "shapes do not fit");
+  PTQ_REQUIRE(x->dtype == PTQ_U8 && y->dtype == PTQ_U8 && x->flip == y->flip,
+              "types are not 8-bit");
+  PTQ_REQUIRE(average || (x->scale == y->scale && x->zero_point == y->zero_point),
+              "MaxPool keeps the grid");
+  state *s = node->state = ptq_alloc(sizeof *s);
+  if (!s) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
+  int64_t size = 1;
+  for (int32_t i = 0; i < 3; i++) {
+    int32_t j = i - (3 - n);
+    const int32_t *attr = node->attr + 1 + j;
+    s->in[i] = j < 0 ? 1 : x->dims[1 + j];
+    s->out[i] = j < 0 ? 1 : y->dims[1 + j];
+    s->kernel[i] = j < 0 ? 1 : attr[0];
+    s->stride[i] = j < 0 ? 1 : attr[n];
+    s->dilation[i] = j < 0 ? 1 : attr[2 * n];
+    s->pad[i] = j < 0 ? 0 : attr[3 * n];
+    s->end[i] = j < 0 || !average ? 0 : attr[4 * n];
+    PTQ_REQUIRE(s->kernel[i] >= 1 && s->kernel[i] <= 1 << 12 && s->stride[i] >= 1 &&
+                    s->dilation[i] >= 1 && s->dilation[i] <= 1 << 12 && s->pad[i] >= 0 &&
+                    s->pad[i] <= 1 << 20 && s->end[i] >= 0 && s->end[i] <= 1 << 20 &&
+                    s->stride[i] <= 1 << 20,
+                "kernel, stride, dilation or pad out of range");
+    size *= s->kernel[i];
+  }
+  PTQ_REQUIRE(size <= 1 << 22, "the window is too large");
+  s->channels = x->dims[n + 1];
+  s->include_pad = average && node->attr[1 + 5 * n];
+  s->mode = build->requant;
+  s->scale = x->scale / y->scale;
+  PTQ_REQUIRE(s->scale < 1048576.0f, "the output grid is too fine");
+  s->x_zero = x->zero_point;
+  s->y_zero = y->zero_point;
+  s->maximum = PTQ_SELECT(build, maximum);
+  s->accumulate = PTQ_SELECT(build, accumulate);
+  s->finish = PTQ_SELECT(build, finish);
+  node->tasks = (int64_t)x->dims[0] * s->out[0] * s->out[1];
+  node->work = (double)y->count * (double)size;
+  node->scratch = average ? (size_t)s->channels * sizeof(int32_t) : 0;
+  node->run = run;
+  node->kernel = ptq_isa_name(build->isa);
+  return PTQ_OK;
+}

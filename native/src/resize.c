@@ -1,0 +1,135 @@
+/* Resize of one to three channels-last spatial dimensions from tables of indices and weights. */
+#include "requant.h"
+#include "versions.h"
+
+enum { ONE = 2048 }; /* the unit of the weights */
+
+typedef struct {
+  int32_t in[3], out[3];
+  int64_t channels;
+  bool linear;
+  const int32_t *low[3], *high[3], *weight[3];
+  uint8_t table[256]; /* to the output's grid */
+  void (*blend)(uint8_t *y, const uint8_t *const corner[4], const int32_t w[4], int64_t n);
+  int32_t tables[];
+} state;
+
+/* Weights of two dimensions multiply to units of 2^-22; with 8-bit values this fits 31 bits. */
+PTQ_INLINE void blend_body(uint8_t *restrict y, const uint8_t *const corner[4], const int32_t w[4],
+                           int64_t n) {
+  const uint8_t *restrict a = corner[0], *restrict b = corner[1];
+  const uint8_t *restrict c = corner[2], *restrict d = corner[3];
+  const int32_t wa = w[0], wb = w[1], wc = w[2], wd = w[3];
+  for (int64_t i = 0; i < n; i++)
+    y[i] = (uint8_t)((a[i] * wa + b[i] * wb + c[i] * wc + d[i] * wd + (1 << 21)) >> 22);
+}
+
+PTQ_VERSIONS(blend, (uint8_t *y, const uint8_t *const corner[4], const int32_t w[4], int64_t n),
+             (y, corner, w, n))
+
+/* Eight corners of three dimensions, in 64 bits. */
+static void blend_volume(uint8_t *y, const uint8_t *const corner[8], const int64_t w[8],
+                         int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    int64_t sum = (int64_t)1 << 32;
+    for (int32_t j = 0; j < 8; j++) sum += corner[j][i] * w[j];
+    y[i] = (uint8_t)(sum >> 33);
+  }
+}
+
+static void resize_pixel(const state *s, const uint8_t *x, const int64_t at[3], uint8_t *y) {
+  const uint8_t *corner[8];
+  int64_t weight[8];
+  for (int32_t j = 0; j < 8; j++) {
+    int64_t offset = 0;
+    weight[j] = 1;
+    for (int32_t d = 0; d < 3; d++) {
+      bool upper = j >> (2 - d) & 1;
+      int32_t w = s->weight[d][at[d]];
+      offset = offset * s->in[d] + (upper ? s->high[d] : s->low[d])[at[d]];
+      weight[j] *= upper ? w : ONE - w;
+    }
+    corner[j] = x + offset * s->channels;
+  }
+  if (!s->linear) {
+    memcpy(y, corner[0], (size_t)s->channels);
+  } else if (s->weight[0][at[0]] == 0) { /* corners 0 to 3 carry a factor of ONE */
+    int32_t flat[4];
+    for (int32_t j = 0; j < 4; j++) flat[j] = (int32_t)(weight[j] / ONE);
+    s->blend(y, corner, flat, s->channels);
+  } else {
+    blend_volume(y, corner, weight, s->channels);
+  }
+}
+
+static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,
+                      int64_t begin, int64_t end, uint8_t *scratch) {
+  (void)scratch;
+  const state *s = node->state;
+  int64_t image = (int64_t)s->in[0] * s->in[1] * s->in[2] * s->channels;
+  for (int64_t row = begin; row < end; row++) {
+    int64_t at[3] = {row / s->out[1] % s->out[0], row % s->out[1], 0};
+    const uint8_t *x = in[0] + row / s->out[1] / s->out[0] * image;
+    uint8_t *y = out[0] + row * s->out[2] * s->channels;
+    for (at[2] = 0; at[2] < s->out[2]; at[2]++) resize_pixel(s, x, at, y + at[2] * s->channels);
+    if (node->in[0]->scale == node->out[0]->scale &&
+        node->in[0]->zero_point == node->out[0]->zero_point)
+      continue;
+    for (int64_t i = 0; i < s->out[2] * s->channels; i++) y[i] = s->table[y[i]];
+  }
+  return PTQ_OK;
+}
+
+static ptq_status read_tables(const ptq_build *build, const ptq_node *node, state *s, int32_t n) {
+  const ptq_value *x = node->in[0], *tables = node->in[1], *y = node->out[0];
+  memcpy(s->tables + 3, tables->data, tables->bytes);
+  const int32_t *at = s->tables + 3;
+  for (int32_t i = 0; i < 3; i++) {
+    int32_t j = i - (3 - n);
+    s->in[i] = j < 0 ? 1 : x->dims[1 + j];
+    s->out[i] = j < 0 ? 1 : y->dims[1 + j];
+    s->low[i] = s->high[i] = s->weight[i] = s->tables; /* of an absent dimension: zeros */
+    if (j < 0) continue;
+    s->low[i] = at;
+    s->high[i] = at + s->out[i];
+    s->weight[i] = at + 2 * s->out[i];
+    at += 3 * s->out[i];
+    for (int32_t o = 0; o < s->out[i]; o++) {
+      PTQ_REQUIRE(s->low[i][o] >= 0 && s->low[i][o] < s->in[i] && s->high[i][o] >= 0 &&
+                      s->high[i][o] < s->in[i],
+                  "an index lies outside the input");
+      PTQ_REQUIRE(s->weight[i][o] >= 0 && s->weight[i][o] <= ONE, "a weight is out of range");
+    }
+  }
+  return PTQ_OK;
+}
+
+ptq_status ptq_prepare_resize(const ptq_build *build, ptq_node *node) {
+  PTQ_REQUIRE(node->input_count == 2 && node->output_count == 1 && node->attr_count == 2 &&
+                  node->in[0] && node->in[1],
+              "wrong number of operands");
+  const ptq_value *x = node->in[0], *tables = node->in[1], *y = node->out[0];
+  int32_t n = node->attr[0];
+  PTQ_REQUIRE(n >= 1 && n <= 3 && x->rank == n + 2 && y->rank == n + 2 &&
+                  x->dims[0] == y->dims[0] && x->dims[n + 1] == y->dims[n + 1],
+              "shapes do not fit");
+  PTQ_REQUIRE(x->dtype == PTQ_U8 && y->dtype == PTQ_U8, "types are not 8-bit");
+  PTQ_REQUIRE(x->scale / y->scale < 1048576.0f, "the output grid is too fine");
+  int64_t total = 0;
+  for (int32_t d = 0; d < n; d++) total += 3 * (int64_t)y->dims[1 + d];
+  PTQ_REQUIRE(tables->role == PTQ_CONSTANT && tables->dtype == PTQ_S32 && tables->count == total,
+              "the tables do not fit the output");
+  state *s = node->state = ptq_alloc(sizeof *s + ((size_t)total + 3) * sizeof(int32_t));
+  if (!s) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
+  ptq_status status = read_tables(build, node, s, n);
+  if (status != PTQ_OK) return status;
+  s->channels = x->dims[n + 1];
+  s->linear = node->attr[1] != 0;
+  s->blend = PTQ_SELECT(build, blend);
+  ptq_grid_table(build->requant, x, y, s->table);
+  node->tasks = (int64_t)y->dims[0] * s->out[0] * s->out[1];
+  node->work = (double)y->count * (s->linear ? 4 : 1);
+  node->run = run;
+  node->kernel = ptq_isa_name(build->isa);
+  return PTQ_OK;
+}

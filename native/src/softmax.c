@@ -1,0 +1,56 @@
+/* Softmax over the last axis. exp() is a table over the 256 distances from the maximum, in fixed
+ * point, so that the sum is exact whatever the order of its terms. */
+#include "requant.h"
+
+typedef struct {
+  int64_t n;
+  uint32_t exponential[256]; /* of -distance * scale, in units of 2^-24 */
+  float y_scale;
+  int32_t y_zero;
+} state;
+
+static void row(const state *s, const uint8_t *x, uint8_t *y) {
+  uint8_t top = 0, table[256];
+  uint32_t seen[256] = {0};
+  for (int64_t i = 0; i < s->n; i++) {
+    seen[x[i]]++;
+    if (x[i] > top) top = x[i];
+  }
+  uint64_t sum = 0;
+  for (int32_t q = 0; q <= top; q++) sum += (uint64_t)seen[q] * s->exponential[top - q];
+  float m = 1.0f / ((float)sum * s->y_scale);
+  for (int32_t q = 0; q <= top; q++) {
+    if (!seen[q]) continue;
+    table[q] = (uint8_t)(s->y_zero + ptq_requant_float((int32_t)s->exponential[top - q], m,
+                                                       -s->y_zero, 255 - s->y_zero));
+  }
+  for (int64_t i = 0; i < s->n; i++) y[i] = table[x[i]];
+}
+
+static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,
+                      int64_t begin, int64_t end, uint8_t *scratch) {
+  (void)scratch;
+  const state *s = node->state;
+  for (int64_t i = begin; i < end; i++) row(s, in[0] + i * s->n, out[0] + i * s->n);
+  return PTQ_OK;
+}
+
+ptq_status ptq_prepare_softmax(const ptq_build *build, ptq_node *node) {
+  PTQ_REQUIRE(
+      node->input_count == 1 && node->output_count == 1 && node->attr_count == 0 && node->in[0],
+      "wrong number of operands");
+  const ptq_value *x = node->in[0], *y = node->out[0];
+  PTQ_REQUIRE(x->dtype == PTQ_U8 && y->dtype == PTQ_U8 && ptq_same_dims(x, y) && x->rank >= 1,
+              "operands are not 8-bit of one shape");
+  state *s = node->state = ptq_alloc(sizeof *s);
+  if (!s) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
+  s->n = x->dims[x->rank - 1];
+  s->y_scale = y->scale;
+  s->y_zero = y->zero_point;
+  for (int32_t d = 0; d < 256; d++)
+    s->exponential[d] = (uint32_t)floor(exp(-(double)x->scale * d) * 16777216.0 + 0.5);
+  node->tasks = x->count / s->n;
+  node->work = (double)x->count * 2;
+  node->run = run;
+  return PTQ_OK;
+}

@@ -1,0 +1,106 @@
+"""The two exact edits of channel alignment: divide channels by factors, subtract amounts.
+
+Constants are replaced by fresh ones, so that an initializer others share keeps its value for them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ir import Graph, Node
+from ..ir.tensor import Array
+from .regions import Channels, Linear
+
+
+def equalizing_factors(first: Array, second: Array, limit: float = 100.0) -> Array:
+    """Factors sqrt(first / second) that make two ranges per channel alike: both become their
+    geometric mean (Nagel et al., 1906.04721, equation 11).
+
+    Args:
+        first: float, not negative [channels], will be divided by the factors.
+        second: likewise, will be multiplied.
+        limit: the factors lie in [1/limit, limit].
+
+    Returns:
+        float64 [channels]; 1 for dead channels, those with a range below 1e-4 of the median of
+        its kind.
+    """
+    roots = [np.sqrt(np.asarray(r, np.float64)) for r in (first, second)]  # r1 * r2 may underflow
+    factors = roots[0] / np.where(roots[1] > 0, roots[1], 1.0)
+    alive = ~(dead(first) | dead(second))
+    return np.where(alive, np.clip(factors, 1 / limit, limit), 1.0)
+
+
+def dead(ranges: Array, share: float = 1e-4) -> Array:
+    """True for channels whose range is at most `share` of the median of those that are not 0."""
+    ranges = np.asarray(ranges, np.float64)
+    alive = ranges[ranges > 0]
+    found: Array = ranges <= (share * np.median(alive) if alive.size else 0.0)
+    return found
+
+
+def rescale(graph: Graph, channels: Channels, factors: Array) -> int:
+    """Divide every channel by its factor; how many constants changed.
+
+    `channels` is an analysis of `graph` for factors, `factors` float64 per id, positive, 1 where
+    the label is 0, equal where labels are.
+    """
+    changed = 0
+    for linear in channels.linears:
+        change = factors[linear.ins] / factors[linear.outs]
+        changed += _multiply(graph, linear.node, linear.slot, change)
+        node, slot = linear.bias
+        changed += _multiply(graph, node, slot, 1 / factors[linear.bias_ids])
+    for offset in channels.offsets:
+        changed += _multiply(graph, offset.node, offset.slot, 1 / factors[offset.ids])
+    return changed
+
+
+def shift(graph: Graph, channels: Channels, chosen: Array) -> int:
+    """Subtract from every channel what is chosen where it is made; how many biases changed.
+
+    `channels` is an analysis of `graph` for shifts, `chosen` float64 per id: what producers are
+    to subtract, 0 where the label is 0.
+    """
+    amounts = propagate(channels, chosen)
+    changed = 0
+    for linear in channels.linears:
+        change = returned(linear, amounts) - amounts[linear.bias_ids]
+        if np.any(change):
+            node, slot = linear.bias
+            old = node.input(slot)
+            bias = change if old is None else old.numpy() + change
+            graph.set_input(node, slot, graph.constant(np.asarray(bias, np.float32)))
+            changed += 1
+    return changed
+
+
+def propagate(channels: Channels, chosen: Array) -> Array:
+    """Amounts per id, those of sums included."""
+    amounts = chosen.copy()
+    for out, a, b in channels.sums:
+        amounts[out] = np.where(channels.label[out] > 0, amounts[a] + amounts[b], 0.0)
+    return amounts
+
+
+def returned(linear: Linear, amounts: Array) -> Array:
+    """What the output channels [O] of `linear` lose when its input loses `amounts`."""
+    lost = amounts[linear.ins]
+    if not np.any(lost):
+        return np.zeros(len(linear.bias_ids))
+    weights = linear.weights.astype(np.float64)
+    found: Array = np.moveaxis(weights * lost, linear.axis, 0).reshape(
+        weights.shape[linear.axis], -1
+    )
+    return found.sum(axis=1)
+
+
+def _multiply(graph: Graph, node: Node, slot: int, change: Array) -> bool:
+    """Multiply the constant operand `slot`, if there is one."""
+    old = node.input(slot)
+    if old is None or np.all(change == 1):
+        return False
+    array = (old.numpy().astype(np.float64) * change).astype(np.float32)
+    new = graph.constant(array, old.name)
+    graph.set_input(node, slot, new)
+    return True

@@ -159,7 +159,7 @@ class _Writer:
             attr.type = Attr.GRAPH
             self.graph(value, attr.g, is_body=True)
         else:
-            _write_plain(attr, name, value)
+            write_plain(attr, name, value)
         attr.name = name
 
     def types(self, graph: Graph, infos: Any) -> None:
@@ -184,7 +184,7 @@ class _Writer:
             proto.quantization_annotation.extend(kept)
 
 
-def _write_plain(attr: Attr, name: str, value: Any) -> None:
+def write_plain(attr: Attr, name: str, value: Any) -> None:
     """Set type and content of `attr` from a number, text or a list of those."""
     is_list = isinstance(value, (list, tuple))
     items: Sequence[Any] = value if is_list else [value]

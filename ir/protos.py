@@ -1,4 +1,4 @@
-"""What protos hold beside the fields our classes have: taken aside on loading, put back on saving."""
+"""Declarations of values, and what protos hold that our classes have no field for."""
 
 from __future__ import annotations
 
@@ -58,8 +58,11 @@ def _varint(number: int) -> bytes:
 
 
 def read_type(value: Value, info: onnx.ValueInfoProto) -> None:
-    """Set dtype, shape and the remaining `info` of `value` from its declaration."""
-    value.info = remainder(info, ("name", "type"))
+    """Set dtype, shape and the remaining `info` of `value` from a declaration."""
+    rest = remainder(info, ("name", "type"))
+    if rest is not None:
+        value.info = value.info or onnx.ValueInfoProto()
+        value.info.MergeFrom(rest)
     if value.is_constant or not info.HasField("type"):
         return
     if info.type.WhichOneof("value") != "tensor_type":
@@ -110,6 +113,7 @@ def write_type(
 
 def write_shape(shape: Shape, proto: onnx.TensorShapeProto) -> None:
     """Set the dimensions of `proto`, keeping denotations where the rank is the same."""
+    proto.SetInParent()  # a scalar's shape has no dimensions, but is there
     if len(proto.dim) != len(shape):
         del proto.dim[:]
         for _ in shape:

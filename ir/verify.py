@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,57 +17,74 @@ _SHOWN = 20
 """Problems that a message lists in full."""
 
 
+class Part(NamedTuple):
+    """A graph to check.
+
+    Attributes:
+        where: words that say which body or function of the model it is.
+        graph: the graph.
+        is_body: whether it is held by an attribute; names of its interface do not matter then.
+        values: all its values, each once.
+    """
+
+    where: str
+    graph: Graph
+    is_body: bool
+    values: list[Value]
+
+
 def verify(graph: Graph) -> None:
     """Check `graph`, the bodies inside it and the model's functions; time linear in their size.
 
     Raises:
         GraphError: lists every problem with the name of the check that found it.
     """
+    parts = list(_parts(graph))
     problems = [
-        f"[{name}] {where}{problem}"
-        for where, part in _parts(graph)
+        f"[{name}] {part.where}{problem}"
+        for part in parts
         for name, check in CHECKS.items()
         for problem in check(part)
     ]
-    problems += [f"[one-owner] {problem}" for problem in _one_owner(graph)]
+    problems += [f"[one-owner] {problem}" for problem in _one_owner(parts)]
     if problems:
         more = [f"... and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
         lines = "\n  ".join(problems[:_SHOWN] + more)
         raise GraphError(f"graph '{graph.name}' is malformed:\n  {lines}")
 
 
-def _uses_recorded(graph: Graph) -> Problems:
+def _uses_recorded(part: Part) -> Problems:
     """Every operand lists the reader among its uses."""
-    for node in graph.nx:
+    for node in part.graph.nx:
         for slot, value in node.operands():
             if (node, slot) not in value.uses:
                 yield f"{node.label} reads '{value.name}' as operand {slot}, which has no such use"
 
 
-def _uses_true(graph: Graph) -> Problems:
+def _uses_true(part: Part) -> Problems:
     """Every use listed is the operand of a node of the graph."""
-    for value in _values(graph):
+    for value in part.values:
         for node, slot in value.uses:
-            if node not in graph.nx:
+            if node not in part.graph.nx:
                 yield f"'{value.name}' has a use by {node.label}, which is not in the graph"
             elif value is not _operand(node, slot):
-                yield f"'{value.name}' has a use as operand {slot} of {node.label}, which is another"
+                yield f"'{value.name}' has a use as operand {slot} of {node.label}, not so"
 
 
-def _edges(graph: Graph) -> Problems:
+def _edges(part: Part) -> Problems:
     """The edges are exactly those that the operands say."""
-    for node in graph.nx:
+    for node in part.graph.nx:
         wanted = {v.producer for _, v in node.operands() if v.producer is not None}
-        found = set(graph.nx.pred[node])
+        found = set(part.graph.nx.pred[node])
         for producer in wanted - found:
             yield f"no edge from {producer.label} to {node.label}, which reads its result"
         for producer in found - wanted:
             yield f"edge from {producer.label} to {node.label}, which reads none of its results"
 
 
-def _producers(graph: Graph) -> Problems:
+def _producers(part: Part) -> Problems:
     """Every result knows its producer and position."""
-    for node in graph.nx:
+    for node in part.graph.nx:
         for index, value in enumerate(node.outputs):
             if value.producer is not node or value.index != index:
                 yield f"result {index} of {node.label}, '{value.name}', has another producer"
@@ -74,66 +92,68 @@ def _producers(graph: Graph) -> Problems:
                 yield f"result '{value.name}' of {node.label} holds constant data"
 
 
-def _operands_exist(graph: Graph) -> Problems:
+def _operands_exist(part: Part) -> Problems:
     """Every operand is a result, an input, a constant or a capture of this very graph."""
-    free = {*graph.inputs, *graph.captures}
-    for node in graph.nx:
+    free = {*part.graph.inputs, *part.graph.captures}
+    for node in part.graph.nx:
         for _, value in node.operands():
             if value.producer is None:
                 if value.const is None and value not in free:
                     yield f"{node.label} reads '{value.name}', which nothing produces"
-            elif value.producer not in graph.nx:
+            elif value.producer not in part.graph.nx:
                 yield f"{node.label} reads '{value.name}' of another graph"
 
 
-def _acyclic(graph: Graph) -> Problems:
+def _acyclic(part: Part) -> Problems:
     """There is an order in which the operators can run."""
     try:
-        graph.order()
+        part.graph.order()
     except GraphError as error:
         yield str(error)
 
 
-def _ranks(graph: Graph) -> Problems:
+def _ranks(part: Part) -> Problems:
     """Ranks differ, so that the order is well defined."""
     seen: dict[tuple[float, int], Node] = {}
-    for node in graph.nx:
-        if node is not graph.sink and seen.setdefault(node.rank, node) is not node:
+    for node in part.graph.nx:
+        if node is not part.graph.sink and seen.setdefault(node.rank, node) is not node:
             yield f"{node.label} has the rank of {seen[node.rank].label}"
 
 
-def _inputs(graph: Graph) -> Problems:
+def _inputs(part: Part) -> Problems:
     """Inputs are listed once, have no producer, and data only as a default."""
-    if len(set(graph.inputs)) != len(graph.inputs):
+    if len(set(part.graph.inputs)) != len(part.graph.inputs):
         yield "an input is listed twice"
-    for value in graph.inputs:
+    for value in part.graph.inputs:
         if value.producer is not None:
             yield f"input '{value.name}' is a result of {value.producer.label}"
         if value.is_constant:
             yield f"input '{value.name}' holds constant data but cannot be overridden"
 
 
-def _outputs(graph: Graph) -> Problems:
+def _outputs(part: Part) -> Problems:
     """Every output has a value and a name."""
-    if graph.sink not in graph.nx or graph.sink.outputs:
+    if part.graph.sink not in part.graph.nx or part.graph.sink.outputs:
         yield "the sink is damaged"
-    if len(graph.output_names) != len(graph.sink.inputs):
-        yield f"{len(graph.sink.inputs)} outputs have {len(graph.output_names)} names"
-    for slot, value in enumerate(graph.sink.inputs):
+    if len(part.graph.output_names) != len(part.graph.sink.inputs):
+        yield f"{len(part.graph.sink.inputs)} outputs have {len(part.graph.output_names)} names"
+    for slot, value in enumerate(part.graph.sink.inputs):
         if value is None:
             yield f"output {slot} has no value"
 
 
-def _interface(graph: Graph) -> Problems:
+def _interface(part: Part) -> Problems:
     """Names of inputs and outputs are unique; an input returned as it is keeps its name."""
+    if part.is_body:
+        return
     owners: dict[str, Value] = {}
-    for value in graph.inputs:
+    for value in part.graph.inputs:
         if not value.name:
             yield "an input has no name"
         elif owners.setdefault(value.name, value) is not value:
             yield f"two inputs are called '{value.name}'"
     returned = set()
-    for value, name in zip(graph.outputs, graph.output_names, strict=False):
+    for value, name in zip(part.graph.outputs, part.graph.output_names, strict=False):
         if not name:
             yield "an output has no name"
         elif name in returned:
@@ -143,9 +163,9 @@ def _interface(graph: Graph) -> Problems:
         returned.add(name)
 
 
-def _constants(graph: Graph) -> Problems:
+def _constants(part: Part) -> Problems:
     """Constants have the type and shape of their data."""
-    for value in _values(graph):
+    for value in part.values:
         tensor = value.const
         if tensor is None:
             continue
@@ -157,9 +177,9 @@ def _constants(graph: Graph) -> Problems:
             yield f"constant '{value.name}' is called {value.shape}, its data is {tensor!r}"
 
 
-def _captures(graph: Graph) -> Problems:
+def _captures(part: Part) -> Problems:
     """Bodies and the nodes that hold them agree on what is read of the enclosing graph."""
-    for node in graph.nx:
+    for node in part.graph.nx:
         if node.captures and not node.bodies:
             yield f"{node.label} captures values but has no body"
         if len(set(node.captures)) != len(node.captures):
@@ -175,17 +195,17 @@ def _captures(graph: Graph) -> Problems:
                     yield f"{where} is a stand-in with a producer or data of its own"
 
 
-def _opsets(graph: Graph) -> Problems:
+def _opsets(part: Part) -> Problems:
     """The model imports the operator set of every node."""
-    known = {*graph.info.opsets, *({""} if graph.info.ir_version < 3 else ())}
-    for node in graph.nx:
-        if node.domain not in known and node is not graph.sink:
-            yield f"{node.label} is of operator set '{node.domain}', which the model does not import"
+    known = {*part.graph.info.opsets, *({""} if part.graph.info.ir_version < 3 else ())}
+    for node in part.graph.nx:
+        if node.domain not in known and node is not part.graph.sink:
+            yield f"{node.label} is of operator set '{node.domain}', which is not imported"
 
 
-def _grids(graph: Graph) -> Problems:
+def _grids(part: Part) -> Problems:
     """Grids are sound and fit their values."""
-    for value in _values(graph):
+    for value in part.values:
         if value.quant is not None:
             for problem in _grid(value, value.quant):
                 yield f"grid of '{value.name}': {problem}"
@@ -225,7 +245,7 @@ def _grid_shape(shape: tuple[int | str | None, ...], grid: QuantInfo, axis: int)
         yield f"scales of shape {found}, the tensor {list(shape)} needs {expected}"
 
 
-CHECKS: dict[str, Callable[[Graph], Problems]] = {
+CHECKS: dict[str, Callable[[Part], Problems]] = {
     "uses-recorded": _uses_recorded,
     "uses-true": _uses_true,
     "edges": _edges,
@@ -244,36 +264,31 @@ CHECKS: dict[str, Callable[[Graph], Problems]] = {
 """What is checked of every graph and body; each yields one line per problem."""
 
 
-def _one_owner(graph: Graph) -> Problems:
+def _one_owner(parts: list[Part]) -> Problems:
     """No value belongs to two graphs: bodies see outer values only as captures."""
     owners: dict[Value, Graph] = {}
-    for _, part in _parts(graph):
-        for value in _values(part):
-            if owners.setdefault(value, part) is not part:
-                yield f"'{value.name}' is in '{owners[value].name}' and in '{part.name}'"
+    for part in parts:
+        for value in part.values:
+            owner = owners.setdefault(value, part.graph)
+            if owner is not part.graph:
+                yield f"'{value.name}' is in '{owner.name}' and in '{part.graph.name}'"
 
 
-def _parts(graph: Graph) -> Iterator[tuple[str, Graph]]:
-    """The graph, its bodies and the model's functions, with words that say where."""
-    yield from _nested(graph, "")
+def _parts(graph: Graph) -> Iterator[Part]:
+    """The graph, its bodies and the model's functions."""
+    yield from _nested(graph, "", is_body=False)
     for (domain, name, _), function in graph.info.functions.items():
-        yield from _nested(function, f"function {domain}::{name}: ")
+        yield from _nested(function, f"function {domain}::{name}: ", is_body=False)
 
 
-def _nested(graph: Graph, where: str) -> Iterator[tuple[str, Graph]]:
-    yield where, graph
+def _nested(graph: Graph, where: str, is_body: bool) -> Iterator[Part]:
+    values: dict[Value | None, None] = dict.fromkeys((*graph.inputs, *graph.captures))
+    for node in graph.nx:
+        values.update(dict.fromkeys((*node.inputs, *node.captures, *node.outputs)))
+    yield Part(where, graph, is_body, [value for value in values if value is not None])
     for node in graph.nx:
         for name, body in node.bodies.items():
-            yield from _nested(body, f"{where}{name} of {node.label}: ")
-
-
-def _values(graph: Graph) -> dict[Value, None]:
-    """All values, each once; unlike `Graph.values` it needs no order."""
-    found = dict.fromkeys((*graph.inputs, *graph.captures))
-    for node in graph.nx:
-        found.update(dict.fromkeys(v for _, v in node.operands()))
-        found.update(dict.fromkeys(node.outputs))
-    return found
+            yield from _nested(body, f"{where}{name} of {node.label}: ", is_body=True)
 
 
 def _operand(node: Node, slot: int) -> Value | None:

@@ -42,15 +42,20 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "large.onnx"
             onnx.save(large_model(operators), path)
-            times = [time.perf_counter()]
+            clock = [time.perf_counter()]
             graph = load(path)
-            times.append(time.perf_counter())
-            for step in (verify, infer, lambda graph: save(graph, path)):
-                step(graph)
-                times.append(time.perf_counter())
-        seconds = np.diff(times)
-        steps = zip(("load", "verify", "infer", "save"), seconds, strict=True)
-        print(operators, *(f"{name} {taken:.2f} s" for name, taken in steps), sep="  ")
+            clock.append(time.perf_counter())
+            verify(graph)
+            clock.append(time.perf_counter())
+            infer(graph)
+            clock.append(time.perf_counter())
+            save(graph, path)
+            clock.append(time.perf_counter())
+        load_, verify_, infer_, save_ = np.diff(clock)
+        print(
+            f"{operators} operators: load {load_:.2f} s, verify {verify_:.2f} s, "
+            f"infer {infer_:.2f} s, save {save_:.2f} s"
+        )
 
 
 if __name__ == "__main__":

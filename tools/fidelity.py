@@ -34,29 +34,47 @@ class Noise:
 
     signal: float = 0.0
     error: float = 0.0
-    equal: int = 0
-    size: int = 0
-    is_float: bool = True
 
     def add(self, original: Array, found: Array) -> None:
-        """Take in one tensor. Where `original` is not finite only equality counts."""
-        self.is_float = original.dtype.kind == "f"
-        self.size += original.size
+        """Take in one tensor; elements that are not finite in `original` do not count."""
         if original.shape != found.shape:
             self.error = math.inf
             return
-        self.equal += int(np.count_nonzero(original == found))
-        if self.is_float:
+        signal, error = energy(original), energy(original - found)
+        if not math.isfinite(signal):
             finite = np.isfinite(original)
-            signal = original[finite].astype(np.float64)
-            error = signal - found[finite].astype(np.float64)
-            self.signal += float(signal @ signal)
-            self.error += float(error @ error)
+            kept = original[finite].astype(np.float64)
+            signal, error = energy(kept), energy(kept - found[finite])
+        self.signal += signal
+        self.error += error
 
     @property
     def db(self) -> float:
         """Signal to quantization noise ratio, dB."""
         return decibel(self.signal, self.error)
+
+
+@dataclass
+class Tally(Noise):
+    """The same with equal elements counted, for a tensor of any element type."""
+
+    equal: int = 0
+    size: int = 0
+    is_float: bool = False
+
+    def add(self, original: Array, found: Array) -> None:
+        """Take in one tensor."""
+        self.size += original.size
+        self.is_float = original.dtype.kind == "f"
+        if original.shape == found.shape:
+            self.equal += int(np.sum(original == found))
+        if self.is_float:
+            super().add(original, found)
+
+
+def energy(array: Array) -> float:
+    """Sum of squares, in the precision of `array`: a dB needs no more, and BLAS is fast."""
+    return float(np.vdot(array, array))
 
 
 class Reference:
@@ -90,16 +108,16 @@ class Reference:
         return Fidelity(len(self._outputs), self.unseen, outputs, layers)
 
     def _compare_outputs(self, graph: Graph) -> list[OutputFidelity]:
-        noises = [Noise() for _ in self._names]
+        tallies = [Tally() for _ in self._names]
         runner = Runner(graph)
         for feeds, expected in zip(self.judge, self._outputs, strict=True):
-            for noise, original, found in zip(noises, expected, runner.run(feeds), strict=True):
+            for tally, original, found in zip(tallies, expected, runner.run(feeds), strict=True):
                 if isinstance(original, np.ndarray):  # and no sequence or map
-                    noise.add(original, found)
+                    tally.add(original, found)
         return [
-            OutputFidelity(name, noise.db if noise.is_float else None, noise.equal / noise.size)
-            for name, noise in zip(self._names, noises, strict=True)
-            if noise.size
+            OutputFidelity(name, tally.db if tally.is_float else None, tally.equal / tally.size)
+            for name, tally in zip(self._names, tallies, strict=True)
+            if tally.size
         ]
 
     def _compare_layers(self, graph: Graph, inner: Graph) -> Iterator[LayerFidelity]:

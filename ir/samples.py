@@ -71,7 +71,9 @@ class Samples:
 
     def head(self, n: int) -> Samples:
         """The first `n` samples."""
-        return self._view(list(itertools.islice(self._numbers(), n)))
+        if self._picks is not None:
+            return self._view(self._picks[:n])
+        return self._view(list(itertools.takewhile(self.source.has, range(n))))
 
     def spread(self, n: int) -> Samples:
         """`n` of the samples (all if fewer), evenly spread."""
@@ -82,8 +84,7 @@ class Samples:
     def split(self, holdout: int) -> tuple[Samples, Samples]:
         """Samples to learn from and samples to judge by: every `holdout`-th is held back.
 
-        Of fewer than `holdout` samples the last one is held back, of a single one both parts
-        consist.
+        Of fewer than `holdout` samples the last is held back; a single one serves for both.
         """
         numbers = list(self._numbers())
         if len(numbers) < 2:
@@ -171,25 +172,23 @@ def _with_dtype(array: Array, dtype: DType, what: str) -> Array:
     if array.dtype.kind == "V" and array.dtype.itemsize == target.itemsize and target.kind == "V":
         array = array.view(target)  # numpy's files know the types of ml_dtypes by size only
     try:
-        source = DType.of(array)
+        source = DType.of(array.astype(array.dtype.newbyteorder("="), copy=False))
     except KeyError:
         raise DataError(f"{what} has numpy type {array.dtype}, which ONNX does not know") from None
     if source.is_float and dtype.is_float:
         with np.errstate(over="ignore"):
             array = array.astype(target, copy=False)
-        if not np.isfinite(array.astype(np.float32) if target.kind == "V" else array).all():
-            bad = "NaN or infinity"
-            raise DataError(f"{what} holds {bad}: leave the sample out or repair it")
+        if not np.isfinite(array).all():
+            raise DataError(f"{what} holds NaN or infinity: leave the sample out or repair it")
         return array
     if source.is_integer and dtype.is_integer:
         low, high = dtype.integer_range
         if array.size and (int(array.min()) < low or int(array.max()) > high):
             raise DataError(f"{what} holds integers beyond {dtype.name.lower()} ({low}..{high})")
-        return array.astype(target, copy=False)
-    if source is not dtype:
+    elif source is not dtype:
         have, want = source.name.lower(), dtype.name.lower()
         raise DataError(f"{what} is {have}, the model takes {want}: convert it as in training")
-    return array
+    return array.astype(target, copy=False)
 
 
 # -- opening ---------------------------------------------------------------------------------------
@@ -271,10 +270,12 @@ def _whole(arrays: Mapping[str, Array], inputs: Sequence[Value], folder: Any = N
     Stacked means for every input: an axis more than the model's, or a first axis longer than 1
     where the model leaves it open or says 1. A lone array is named "".
     """
-    named = [(arrays.get(v.name, arrays.get("")), v.shape) for v in inputs if v.const is None]
-    known = [(array, shape) for array, shape in named if array is not None and shape is not None]
-    if known and all(_beyond(array.shape, shape) for array, shape in known):
-        return Rows({k: a for k, a in arrays.items() if a.ndim}, folder)
+    shapes = {"" if "" in arrays else v.name: v.shape for v in inputs if v.const is None}
+    known = {name: shape for name, shape in shapes.items() if name in arrays and shape is not None}
+    if known and all(_beyond(arrays[name].shape, shape) for name, shape in known.items()):
+        count = len(arrays[min(known)])
+        aligned = {k: a for k, a in arrays.items() if k in known or a.shape[:1] == (count,)}
+        return Rows(aligned, folder)
     return Items([arrays.get("", arrays)], folder)
 
 

@@ -127,10 +127,10 @@ class Spool:
     def has(self, index: int) -> bool:
         """True when the stream is long enough; reads it that far."""
         while not self.ended and self.kept <= index:
-            raw = next(self.stream, None)
-            self.ended = raw is None
-            if raw is not None:
-                self._keep(raw)
+            try:
+                self._keep(next(self.stream))
+            except StopIteration:
+                self.ended = True
         return index < self.kept
 
     def read(self, index: int) -> Any:

@@ -34,17 +34,19 @@ def spread(factors: Array) -> float:
     return float(sizes.max(initial=1.0) / sizes.min(initial=np.inf))
 
 
-def absorb_after(x: Value, reader: Node, scale: Array, shift: Array, rw: Rewriter) -> Build:
+def absorb_after(x: Value, reader: Node, scale: Array, shift: Array, rw: Rewriter) -> Build | None:
     """How to compute x * scale + shift without an operator for it; nothing changes before the call.
 
+    None when there is no linear operator before to take it in.
+
     Raises:
-        Skip: something before cannot take it in; says what.
+        Skip: there is one, but it cannot take it in; says why.
     """
     node = x.producer
-    if node is None:
-        raise Skip("nothing before it can take it in")
+    if node is None or not node.is_op(*LINEAR, *HOMOGENEOUS, *POOLS, "Concat"):
+        return None
     if single_reader(x) is not reader:
-        raise Skip(f"'{x.name}' before it is read elsewhere or returned")
+        raise Skip("what is before it is read elsewhere or returned")
     if node.is_op(*LINEAR):
         return _into_linear(node, scale, shift, rw)
     if node.is_op("Concat"):
@@ -52,13 +54,13 @@ def absorb_after(x: Value, reader: Node, scale: Array, shift: Array, rw: Rewrite
     if node.is_op(*HOMOGENEOUS):
         if (scale < 0).any() or shift.any():
             raise Skip(f"{node.op} before it lets only positive factors pass")
-    elif node.is_op(*POOLS):
-        _check_pool(node, scale, shift)
     else:
-        raise Skip("nothing before it can take it in")
+        _check_pool(node, scale, shift)
     data = node.inputs[0]
     assert data is not None
     inner = absorb_after(data, node, scale, shift, rw)
+    if inner is None:
+        return None
     return lambda: rw.add(node.op, inner(), *node.inputs[1:], name=node.name, like=x, **node.attrs)
 
 
@@ -76,10 +78,11 @@ def _counts_padding(node: Node) -> bool:
     return bool(node.attrs.get("count_include_pad", 0)) and padded
 
 
-def _into_branches(node: Node, scale: Array, shift: Array, rw: Rewriter) -> Build:
+def _into_branches(node: Node, scale: Array, shift: Array, rw: Rewriter) -> Build | None:
     rank = scale.ndim
     axis = node.attrs["axis"] % rank
-    builds, start = [], 0
+    builds: list[Build] = []
+    start = 0
     for value in node.inputs:
         size = value.shape[axis] if value is not None and value.shape else None
         if value is None or not isinstance(size, int):
@@ -88,7 +91,10 @@ def _into_branches(node: Node, scale: Array, shift: Array, rw: Rewriter) -> Buil
             c if c.shape[axis] == 1 else c.take(range(start, start + size), axis)
             for c in (scale, shift)
         ]
-        builds.append(absorb_after(value, node, part[0], part[1], rw))
+        build = absorb_after(value, node, part[0], part[1], rw)
+        if build is None:
+            return None
+        builds.append(build)
         start += size
     return lambda: rw.add("Concat", *(build() for build in builds), name=node.name, **node.attrs)
 

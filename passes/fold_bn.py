@@ -11,6 +11,7 @@ from ..ir import Graph, Node, Value
 from ..ir.tensor import Array
 from .absorb import absorb_after, absorb_before, is_constant_float, spread
 from .base import Context, Pass, Skip, single_reader
+from .canonical.arithmetic import collapse
 from .driver import Rewriter, Rule, apply
 
 
@@ -41,6 +42,7 @@ class FoldBatchNorm(Pass):
             Rule("fold-forwards", ("Mul", "Add"), forwards),
             Rule("factor-over-sum", ("Add",), self._factor_over_sum),
             Rule("sum-after-pooling", ("MaxPool",), sum_after_pooling),
+            Rule("collapse", ("Mul", "Add"), collapse),
         ]
         apply(graph, rules, context.report)
 
@@ -76,15 +78,21 @@ def backwards(node: Node, rw: Rewriter) -> bool:
         x, c = found
         scale, shift = (c, np.zeros_like(c)) if node.op == "Mul" else (np.ones_like(c), c)
     assert x is not None
+    is_normalization = node.op == "BatchNormalization"
     try:
-        new = absorb_after(x, node, scale, shift, rw)()
-    except Skip as reason:
+        build = absorb_after(x, node, scale, shift, rw)
+        reason = "nothing before it can take it in"
+    except Skip as blocked:
         if node.op == "Mul" and (scale < 0).any():
             return _magnitude_backwards(node, x, scale, rw)
-        if node.op != "BatchNormalization":
+        if not is_normalization:
             raise
+        build, reason = None, str(blocked)
+    if build is None and not is_normalization:
+        return False
+    if build is None:
         rw.report.skip(f"kept as Mul and Add: {reason}", node)
-        new = _written_out(node, x, scale, shift, rw)
+    new = build() if build is not None else _written_out(node, x, scale, shift, rw)
     new.dtype, new.shape = node.output.dtype, node.output.shape
     rw.replace(node.output, new)
     return True
@@ -94,7 +102,10 @@ def _magnitude_backwards(node: Node, x: Value, scale: Array, rw: Rewriter) -> bo
     """Fold |scale| and keep its sign, where only positive factors pass."""
     if np.all(np.abs(scale) == 1):
         return False
-    scaled = absorb_after(x, node, np.abs(scale), np.zeros_like(scale), rw)()
+    build = absorb_after(x, node, np.abs(scale), np.zeros_like(scale), rw)
+    if build is None:
+        return False
+    scaled = build()
     scaled.dtype, scaled.shape = x.dtype, x.shape
     sign = np.where(scale < 0, -1, 1).astype(x.dtype.numpy if x.dtype is not None else np.float32)
     signed = rw.add("Mul", scaled, rw.constant(sign), name=node.name, like=node.output)

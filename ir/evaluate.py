@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from .tensor_io import describe, tensor_to_proto
 
 OUTSIDE = 1 << 16
 """Constants of at least so many bytes are handed to ONNX Runtime beside the model."""
+THREADS: ContextVar[int] = ContextVar("threads", default=0)
+"""Threads of one operator, for sessions that are not told otherwise; 0 for one per core."""
 MOST_DECIBEL = 120.0
 """Bound of signal to noise ratios, which would be infinite for equal tensors."""
 AXES_ARE_INPUT = {"ReduceSum": 13}
@@ -57,7 +60,7 @@ class Runner:
             graph: what to run; it is copied.
             fetch: values of the graph (inner ones, inputs, constants) in the order `run` gives
                 them; None for the graph's outputs.
-            threads: of one operator; 0 for one per core.
+            threads: of one operator; 0 for `THREADS`.
             optimize: let ONNX Runtime fuse operators. Every fetched value is computed all the
                 same: what is fetched is never fused away.
 
@@ -68,14 +71,13 @@ class Runner:
         values = [where[value] for value in (graph.outputs if fetch is None else fetch)]
         copy.set_outputs(values, _output_names(copy, len(values)))
         copy.sweep()
+        copy.inputs = [value for value in copy.inputs if value.uses]
         names = Names.of(copy)
         self._labels = {name: node.label for node, name in names.nodes.items()}
-        self._needed = {
-            names.values[value] for value in copy.inputs if value.uses and value.const is None
-        }
         self._session = self._open(copy, names, threads, optimize)
-        self._accepted = {info.name for info in self._session.get_inputs()}
-        self._accepted |= {info.name for info in self._session.get_overridable_initializers()}
+        self._needed = {info.name for info in self._session.get_inputs()}
+        optional = {info.name for info in self._session.get_overridable_initializers()}
+        self._accepted = self._needed | optional
 
     def run(self, feeds: Mapping[str, Array]) -> list[Any]:
         """The fetched values for one sample: arrays, lists of arrays for sequences.
@@ -104,7 +106,7 @@ class Runner:
         model = save_model(graph, outside.store, names)
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what fails is raised, not also printed
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or THREADS.get()
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         held = [ort.OrtValue.ortvalue_from_numpy(array) for array in outside.arrays.values()]
@@ -122,9 +124,9 @@ class Runner:
         told = text.rpartition("Status Message: ")[2] if "Status Message: " in text else text
         told = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", told)
         for pattern in _NODE_IN_MESSAGE:
-            found = re.search(pattern, text)
-            if found and found[1] in self._labels:
-                return ModelError(f"ONNX Runtime cannot run {self._labels[found[1]]}: {told}")
+            if (found := re.search(pattern, text)) and found[1]:
+                label = self._labels.get(found[1], f"'{found[1]}'")  # a fused one has a new name
+                return ModelError(f"ONNX Runtime cannot run {label}: {told}")
         return otherwise(f"ONNX Runtime refuses the {_BLAMED[otherwise]}: {told}")
 
 
@@ -140,7 +142,7 @@ class _Outside:
         plain = tensor.dtype.numpy.kind in "biuf"  # numpy's own types, no strings
         if tensor.nbytes < OUTSIDE or not plain or name not in self.candidates:
             return tensor_to_proto(tensor, name)
-        self.arrays[name] = np.ascontiguousarray(tensor.numpy())
+        self.arrays[name] = np.asarray(tensor.numpy(), order="C")
         proto = describe(tensor, name)
         proto.data_location = onnx.TensorProto.EXTERNAL
         proto.external_data.add(key="location", value="memory")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -44,7 +45,8 @@ class DType(enum.IntEnum):
     @property
     def numpy(self) -> np.dtype[np.generic]:
         """The numpy type that holds one element (sub-byte types unpacked, one per byte)."""
-        return np.dtype(_NUMPY[self])
+        kind: np.dtype[np.generic] = np.dtype(_NUMPY[self])
+        return kind
 
     @property
     def is_float(self) -> bool:
@@ -96,7 +98,7 @@ _INTEGER_BITS = {
     DType.INT2: 2,
 }
 _SMALL_FLOAT_BITS = {DType.FLOAT4E2M1: 4, DType.FLOAT6E2M3: 6, DType.FLOAT6E3M2: 6}
-_NUMPY: dict[DType, object] = {
+_NUMPY: dict[DType, Any] = {
     DType.FLOAT: np.float32,
     DType.UINT8: np.uint8,
     DType.INT8: np.int8,

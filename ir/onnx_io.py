@@ -116,7 +116,8 @@ def _serialize(model: onnx.ModelProto) -> bytes:
             "attributes hold over 2 GB, more than a model file can: turn Constant nodes into "
             "initializers (canonicalize), which go to a data file"
         )
-    return model.SerializeToString(deterministic=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def remainder(proto: P, owned: Collection[str]) -> P | None:
     unknown = UnknownFieldSet(proto)
     if not fields and not len(unknown):
         return None
-    rest = type(proto)()
+    rest: P = type(proto)()
     for name, value in fields:
         if isinstance(value, Message):
             getattr(rest, name).CopyFrom(value)

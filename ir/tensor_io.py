@@ -99,7 +99,7 @@ def tensor_to_proto(tensor: Tensor, name: str | None = None) -> onnx.TensorProto
         texts = tensor.numpy().flat
         proto.string_data.extend(s if isinstance(s, bytes) else str(s).encode() for s in texts)
     else:
-        proto.raw_data = stored_bytes(tensor)
+        proto.raw_data = bytes(stored_bytes(tensor))
     return proto
 
 
@@ -118,7 +118,7 @@ def describe(tensor: Tensor, name: str | None = None) -> onnx.TensorProto:
 def stored_bytes(tensor: Tensor) -> bytes | memoryview:
     """The elements as `raw_data` and data files hold them: little-endian, sub-byte types packed."""
     if isinstance(tensor.source, ExternalSource):
-        return bytes(tensor.source.data)
+        return tensor.source.data
     array = np.ascontiguousarray(tensor.numpy()).astype(tensor.dtype.numpy, copy=False)
     if tensor.dtype.bits % 8:
         return _pack(array.reshape(-1).view(np.uint8), tensor.dtype.bits).tobytes()
@@ -132,7 +132,8 @@ def stored_size(proto: onnx.TensorProto) -> int:
         raise ModelError(
             f"tensor '{proto.name}': elements of type {dtype.name.lower()} cannot be external data"
         )
-    return (math.prod(proto.dims) * dtype.bits + 7) // 8
+    elements: int = math.prod(proto.dims)
+    return (elements * dtype.bits + 7) // 8
 
 
 def _dtype(proto: onnx.TensorProto) -> DType:

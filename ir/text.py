@@ -282,13 +282,15 @@ def _parts(domain: str) -> list[str]:
 
 def _text(text: str | bytes) -> str:
     """A string, or the bytes of what is not UTF-8, in quotes."""
-    if isinstance(text, bytes):
-        try:
-            text = text.decode()
-        except UnicodeDecodeError:
-            plain = (chr(c) if 31 < c < 127 and c not in b'"\\' else f"\\x{c:02x}" for c in text)
-            return f'b"{"".join(plain)}"'
-    return json.dumps(text, ensure_ascii=False)
+    raw = text.encode() if isinstance(text, str) else text
+    try:
+        return json.dumps(raw.decode(), ensure_ascii=False)
+    except UnicodeDecodeError:
+        return f'b"{"".join(_byte(code) for code in raw)}"'
+
+
+def _byte(code: int) -> str:
+    return chr(code) if 31 < code < 127 and code not in b'"\\' else f"\\x{code:02x}"
 
 
 def _block(opening: str, lines: list[str], between: str, closing: str, indent: str) -> str:

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 from ..ir import Graph, Value, shapes
 from ..ir.calibration import calibrate
-from .base import Context, Pass
+from ..ir.reach import out_of_reach
+from .base import Context, Pass, examples
 from .units import data_inputs, find_units
 
 Method = Literal["mean-max", "min-max", "percentile", "mse", "entropy", "aciq"]
@@ -36,7 +37,11 @@ class Calibrate(Pass):
         """Fill `context.calibration`."""
         shapes.infer(graph)
         samples = context.need_samples(self.name).head(self.samples)
-        values = observed(graph, context)
+        hidden = out_of_reach(graph)
+        values = [value for value in observed(graph, context) if value not in hidden]
+        if hidden:
+            culprits = examples(dict.fromkeys(node.label for node in hidden.values()))
+            context.report.note(f"ONNX Runtime does not have {culprits}: what follows stays float")
         with context.progress("calibrating", len(samples)) as advance:
             context.calibration = calibrate(
                 graph, samples, values, method=self.method, progress=advance

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..ir import Graph, UsageError, load, save
+from ..ir.evaluate import THREADS
 from ..ir.samples import Samples, open_samples, random_samples
 from ..ir.target import DEFAULT as DEFAULT_TARGET
 from ..ir.target import Target, find_target
@@ -102,6 +103,7 @@ def quantize(
     samples: int = 300,
     exclude: Sequence[str] = (),
     seed: int = 0,
+    threads: int = 0,
     instruments: Instruments | None = None,
     progress: Progress = no_progress,
     calibration_data_reader: Any = None,
@@ -121,6 +123,7 @@ def quantize(
             result, or some of these are held back for it.
         exclude: nodes to keep in float: regular expressions searched in node names, or "op:TYPE".
         seed: of every random choice.
+        threads: of one operator when samples are run; 0 for one per core.
         instruments: what to check and call around every pass.
         progress: shows the advance of long steps.
         calibration_data_reader: onnxruntime's name of `data`.
@@ -150,6 +153,7 @@ def quantize(
     size, nodes = weight_bytes(graph), len(graph)
     context = Context(goal, seed=seed, progress=progress, exclude=patterns)
     with ExitStack() as stack:
+        stack.callback(THREADS.reset, THREADS.set(threads))
         reference = None
         report.fidelity = Fidelity(missing="there are no samples")
         if data is not None or "ranges" in facts:

@@ -53,6 +53,7 @@ class Options:
     target: str
     samples: int
     seed: int
+    threads: int
     exclude: tuple[str, ...]
     exclude_op: tuple[str, ...]
     json: Path | None
@@ -77,6 +78,7 @@ class Options:
         words += ["--data", self.data] if self.data else []
         words += [f"--passes={passes}", f"--target={self.target}", f"--samples={self.samples}"]
         words += [f"--seed={self.seed}"] if self.seed else []
+        words += [f"--threads={self.threads}"] if self.threads else []
         words += [f"--exclude={pattern}" for pattern in self.patterns]
         return shlex.join(words)
 
@@ -143,6 +145,7 @@ EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
     help="TOML or JSON file with options by these names; the command line has precedence.",
 )
 @click.option("--seed", default=0, help="Of every random choice.")
+@click.option("--threads", default=0, help="Of one operator; 0 for one per core.")
 @click.option(
     "--verify",
     type=click.Choice(["none", "structure", "numerics"]),
@@ -208,6 +211,7 @@ def _quantize(options: Options, pipeline: Pipeline, output: Path) -> None:
         samples=options.samples,
         exclude=options.patterns,
         seed=options.seed,
+        threads=options.threads,
         instruments=_instruments(options, pipeline, screen),
         progress=no_progress if options.quiet else Bars(screen),
     )

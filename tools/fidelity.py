@@ -15,6 +15,7 @@ import numpy as np
 from ..ir import Graph, ModelError, Node, Value
 from ..ir.clone import clone
 from ..ir.evaluate import MOST_DECIBEL, Runner, decibel
+from ..ir.reach import out_of_reach
 from ..ir.samples import Feeds, Samples
 from ..ir.shapes import infer
 from ..ir.tensor import Array
@@ -86,8 +87,15 @@ class Reference:
         `unseen` says that calibration does not use these samples.
         """
         self.judge, self.unseen = judge, unseen
-        runner = Runner(graph)
-        self._names = graph.output_names
+        hidden = out_of_reach(graph)
+        outputs = dict(zip(graph.output_names, graph.outputs, strict=True))
+        self._names = [name for name, value in outputs.items() if value not in hidden]
+        self._missing = "; ".join(
+            f"output '{name}' depends on {hidden[value].label}, which ONNX Runtime does not have"
+            for name, value in outputs.items()
+            if value in hidden
+        )
+        runner = Runner(graph, self._shown(graph))
         self._outputs: list[list[Array]] = [runner.run(feeds) for feeds in judge]
         self._inner: Graph | None = None
 
@@ -105,11 +113,16 @@ class Reference:
         except ModelError as error:
             return Fidelity(missing=str(error))
         layers = list(self._compare_layers(graph, self._inner)) if self._inner else []
-        return Fidelity(len(self._outputs), self.unseen, outputs, layers)
+        return Fidelity(len(self._outputs), self.unseen, outputs, layers, self._missing)
+
+    def _shown(self, graph: Graph) -> list[Value]:
+        """The outputs that can be computed."""
+        by_name = dict(zip(graph.output_names, graph.outputs, strict=True))
+        return [by_name[name] for name in self._names]
 
     def _compare_outputs(self, graph: Graph) -> list[OutputFidelity]:
         tallies = [Tally() for _ in self._names]
-        runner = Runner(graph)
+        runner = Runner(graph, self._shown(graph))
         for feeds, expected in zip(self.judge, self._outputs, strict=True):
             for tally, original, found in zip(tallies, expected, runner.run(feeds), strict=True):
                 if isinstance(original, np.ndarray):  # and no sequence or map

@@ -86,16 +86,15 @@ def _by_type(group: Sequence[Decision]) -> str:
 
 def _outputs(report: Report) -> Parts:
     found = report.fidelity
-    if found.missing:
-        yield from _section("Fidelity", _indented(f"not measured: {found.missing}"))
-    if not found.outputs:
-        return
     table = _table("output", "SQNR", right=1)
     for out in found.outputs:
         text = f"{100 * out.equal:.1f} % equal" if out.sqnr_db is None else _db(out.sqnr_db)
         table.add_row(escape(out.name), text)
-    seen = "that calibration did not see" if found.unseen else "of those that calibration saw"
-    yield from _section(f"Fidelity to float on {found.samples} samples {seen}", table)
+    if table.row_count:
+        seen = "that calibration did not see" if found.unseen else "of those that calibration saw"
+        yield from _section(f"Fidelity to float on {found.samples} samples {seen}", table)
+    if found.missing:
+        yield from _section("Fidelity not measured", _indented(found.missing))
 
 
 def _layers(report: Report, count: int) -> Parts:

@@ -10,10 +10,14 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 import pytest
+from onnx import helper
 from small_model import Feeds, make_samples, small_model
 
 import ptq_opt
 from ptq_opt import DataError, ModelError, Pipeline, UsageError, quantize
+from ptq_opt.ir import load
+from ptq_opt.ir.evaluate import Runner
+from ptq_opt.passes import Instruments
 
 
 def run(model: onnx.ModelProto, feeds: Feeds) -> list[np.ndarray]:
@@ -164,3 +168,29 @@ def test_import_alone_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_threads_hold_for_one_run(model: onnx.ModelProto, samples: list[Feeds]) -> None:
+    seen = []
+    look = Instruments(after=[lambda _, graph: seen.append(threads_of(Runner(graph)))])
+    quantize(model, samples, passes="canonicalize", threads=3, instruments=look)
+    assert seen == [3]
+    assert threads_of(Runner(load(model))) == 0
+
+
+def threads_of(runner: Runner) -> int:
+    return runner._session.get_session_options().intra_op_num_threads
+
+
+def test_custom_operators_are_kept_and_reported(
+    model: onnx.ModelProto, samples: list[Feeds]
+) -> None:
+    pool = model.graph.node[4]
+    pool.input[0] = "strange"
+    model.graph.node.insert(4, helper.make_node("Strange", ["sum"], ["strange"], domain="mine"))
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    result = quantize(model, samples, passes="calibrate,quant")
+    (strange,) = [node for node in result.model.graph.node if node.domain == "mine"]
+    assert strange.op_type == "Strange"
+    assert result.report.counts()["Conv"] == (2, 2)
+    assert "'y' depends on Strange 'strange'" in result.report.fidelity.missing

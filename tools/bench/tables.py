@@ -17,7 +17,7 @@ def table(rows: Sequence[Row]) -> Table:
     """One column for each file, one line for each thing measured."""
     first = rows[0]
     result = Table(title=f"{first.kind}/{first.model}", title_justify="left")
-    result.add_column("")
+    result.add_column("", no_wrap=True)
     for row in rows:
         result.add_column(row.tool, justify="right")
     for label, cells in lines(rows):
@@ -33,7 +33,7 @@ def lines(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
     outputs = {output: None for row in rows for output in row.sqnr_db}
     for output in outputs:
         found.append(
-            (f"SQNR {output}, dB", [number(row.sqnr_db.get(output), ".2f") for row in rows])
+            (f"{output}, dB SQNR", [number(row.sqnr_db.get(output), ".2f") for row in rows])
         )
     fp32 = next(row for row in rows if row.tool == FP32)
     return [
@@ -43,7 +43,7 @@ def lines(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
         ("Q/DQ left", [conversions(row) for row in rows]),
         ("size, MB", [number(row.size_bytes, ".2f", 1e6) for row in rows]),
         ("quantized in, s", [number(row.seconds, ".1f") for row in rows]),
-        ("running the samples, s", [number(row.run_seconds, ".1f") for row in rows]),
+        ("sample runs, s", [number(row.run_seconds, ".1f") for row in rows]),
         ("peak memory, MB", [number(row.peak_bytes, ".0f", 1e6) for row in rows]),
     ]
 

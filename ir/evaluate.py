@@ -74,6 +74,9 @@ class Runner:
         copy.inputs = [value for value in copy.inputs if value.uses]
         names = Names.of(copy)
         self._labels = {name: node.label for node, name in names.nodes.items()}
+        self._session, self._needed, self._accepted = None, set[str](), set[str]()
+        if not values:  # a session without outputs is not allowed
+            return
         self._session = self._open(copy, names, threads, optimize)
         self._needed = {info.name for info in self._session.get_inputs()}
         optional = {info.name for info in self._session.get_overridable_initializers()}
@@ -89,6 +92,8 @@ class Runner:
             DataError: an input is missing, or of a wrong type or shape.
             ModelError: an operator failed; names it.
         """
+        if self._session is None:
+            return []
         missing = self._needed - feeds.keys()
         if missing:
             raise DataError(f"no data for the model's input '{min(missing)}'")

@@ -4,6 +4,7 @@ import onnx
 import pytest
 
 from ptq_opt.ir import load
+from ptq_opt.ir.evaluate import Runner
 from ptq_opt.ir.reach import out_of_reach
 
 TEXT = """
@@ -39,3 +40,7 @@ def test_a_body_can_hold_one() -> None:
     text = TEXT.replace("b = %s (a)", f"b = {BRANCHES}")
     hidden = out_of_reach(load(onnx.parser.parse_model(text)))
     assert [value.name for value in hidden] == ["b", "far"]
+
+
+def test_nothing_to_fetch_is_nothing_to_run() -> None:
+    assert Runner(load(onnx.parser.parse_model(TEXT % "mine.Strange")), []).run({}) == []

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from ..ir.samples import Samples
     from ..ir.target import Target
 
+NEEDS_QUOTES = re.compile(r'[,{}\[\]"\\]|^\s|\s$')
+"""What a text in a specification string may not hold bare."""
+
 EXAMPLES = 5
 """How many nodes or tensors a report names for one reason."""
 
 
-class Skip(Exception):  # noqa: N818  (a rewrite that declines is no error)
+class Skip(Exception):
     """Raised by a rewrite that declines; the reason is counted and shown."""
 
 
@@ -152,9 +155,18 @@ def format_option(value: Any) -> str:
     """An option's value as in a specification string."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if value is None:
+        return "none"
     if isinstance(value, tuple):
-        return "[" + ",".join(map(str, value)) + "]"
+        return "[" + ",".join(map(format_option, value)) + "]"
+    if isinstance(value, str) and (value in ("", "none") or NEEDS_QUOTES.search(value)):
+        return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
     return str(value)
+
+
+def total_edits(graph: Graph) -> int:
+    """How often the graph and the bodies inside it were edited; grows with every change."""
+    return sum(inner.version for inner in graph.graphs())
 
 
 def examples(labels: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..ir import Graph, Node, Value
+from ..ir import Graph, Node, PtqError, Value
 from .base import PassError, Report, Skip
 
 
@@ -74,7 +74,7 @@ class Rewriter:
 
 
 def apply(graph: Graph, rules: Sequence[Rule], report: Report, *, sweeps: int = 16) -> None:
-    """Apply `rules` to the graph and its bodies until none fires.
+    """Apply `rules` to the graph and its bodies until none fires anywhere.
 
     A rule that fires more than `sweeps` times per node does not converge: `PassError` names it.
     """
@@ -83,64 +83,91 @@ def apply(graph: Graph, rules: Sequence[Rule], report: Report, *, sweeps: int = 
         for op in rule.ops:
             by_op.setdefault(op, []).append(rule)
     for inner in list(graph.graphs()):
-        _apply_to(inner, by_op, report, sweeps * (len(inner) + 4))
+        _Driver(inner, by_op, report, sweeps).run()
 
 
-def _apply_to(graph: Graph, by_op: dict[str, list[Rule]], report: Report, limit: int) -> None:
-    skips: dict[tuple[Node, str], str] = {}
-    fired: Counter[str] = Counter()
-    queue = [(node.rank, node) for node in graph.order() if _key(node) in by_op]
-    queued = {node for _, node in queue}
-    heapq.heapify(queue)
-    graph.touched = {}
-    try:
+class _Driver:
+    """Applies rules to one graph."""
+
+    def __init__(
+        self, graph: Graph, by_op: dict[str, list[Rule]], report: Report, sweeps: int
+    ) -> None:
+        self.graph, self.by_op, self.report = graph, by_op, report
+        self.limit = sweeps * (len(graph) + 4)
+        self.fired: Counter[str] = Counter()
+        self.skips: dict[tuple[Node, str], str] = {}
+
+    def run(self) -> None:
+        self.graph.touched = {}
+        try:
+            while self.sweep():
+                pass
+        finally:
+            self.graph.touched = None
+        self.report.rewritten += sum(self.fired.values())
+        for (node, _), reason in self.skips.items():
+            if node in self.graph:
+                self.report.skip(reason, node)
+
+    def sweep(self) -> bool:
+        """Visit every node in order, and again what changes; True when some rule fired."""
+        before = sum(self.fired.values())
+        queue = [(node.rank, node) for node in self.graph.order() if _key(node) in self.by_op]
+        queued = {node for _, node in queue}
+        heapq.heapify(queue)
         while queue:
             node = heapq.heappop(queue)[1]
             queued.discard(node)
-            for rule in by_op[_key(node)] if node in graph else ():
-                if _visit(graph, node, rule, report, skips):
-                    fired[rule.name] += 1
-                    if fired[rule.name] > limit:
-                        raise PassError(f"rule '{rule.name}' does not converge at {node.label}")
-                    break
-            for again in _around(graph):
-                if _key(again) in by_op and again not in queued:
+            if node in self.graph:
+                self.visit(node)
+            for again in self.around():
+                if _key(again) in self.by_op and again not in queued:
                     queued.add(again)
                     heapq.heappush(queue, (again.rank, again))
-    finally:
-        graph.touched = None
-    report.rewritten += sum(fired.values())
-    for (node, _), reason in skips.items():
-        if node in graph:
-            report.skip(reason, node)
+        return sum(self.fired.values()) > before
 
+    def visit(self, node: Node) -> None:
+        """Try the rules for `node` until one fires."""
+        for rule in self.by_op[_key(node)]:
+            if self.attempt(rule, node):
+                self.fired[rule.name] += 1
+                if self.fired[rule.name] > self.limit:
+                    raise PassError(f"rule '{rule.name}' does not converge at {node.label}")
+                return
 
-def _visit(
-    graph: Graph, node: Node, rule: Rule, report: Report, skips: dict[tuple[Node, str], str]
-) -> bool:
-    """Try one rule at one node; True when it fired."""
-    skips.pop((node, rule.name), None)
-    version = graph.version
-    try:
-        if rule.rewrite(node, Rewriter(graph, node, report)) is False:
+    def attempt(self, rule: Rule, node: Node) -> bool:
+        """Try one rule; True when it fired."""
+        self.skips.pop((node, rule.name), None)
+        version = self.graph.version
+        try:
+            if rule.rewrite(node, Rewriter(self.graph, node, self.report)) is False:
+                if self.graph.version != version:
+                    raise PassError(f"rule '{rule.name}' changed {node.label} and then declined")
+                return False
+        except Skip as reason:
+            if self.graph.version != version:
+                raise PassError(
+                    f"rule '{rule.name}' changed {node.label} and then declined"
+                ) from None
+            self.report.matched += 1
+            self.skips[node, rule.name] = str(reason)
             return False
-    except Skip as reason:
-        if graph.version != version:
-            raise PassError(f"rule '{rule.name}' changed {node.label} and then declined") from None
-        report.matched += 1
-        skips[node, rule.name] = str(reason)
-        return False
-    report.matched += 1
-    return True
+        except (PtqError, MemoryError):
+            raise
+        except Exception as error:
+            raise PassError(
+                f"rule '{rule.name}' failed at {node.label}: {type(error).__name__}: {error}"
+            ) from error
+        self.report.matched += 1
+        return True
 
-
-def _around(graph: Graph) -> list[Node]:
-    """The touched nodes and the readers of what they produce; clears the record."""
-    assert graph.touched is not None
-    touched = [node for node in graph.touched if node in graph]
-    readers = [r for node in touched for v in node.outputs for r in v.consumers if r.outputs]
-    graph.touched = {}
-    return list(dict.fromkeys([*touched, *readers]))
+    def around(self) -> list[Node]:
+        """The touched nodes and the readers of what they produce; clears the record."""
+        assert self.graph.touched is not None
+        touched = [node for node in self.graph.touched if node in self.graph]
+        readers = [r for node in touched for v in node.outputs for r in v.consumers if r.outputs]
+        self.graph.touched = {}
+        return list(dict.fromkeys([*touched, *readers]))
 
 
 def _key(node: Node) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import Graph, Node, Value
+from ..ir import DType, Graph, Node, Value
 from .base import Context, Pass, Skip
 from .driver import Rewriter, Rule, apply
 
@@ -89,19 +89,26 @@ def compile_pattern(function: Callable[..., Operator]) -> Operator:
 
 def match(pattern: Operator, node: Node) -> Match | None:
     """Match `pattern` at `node`; `Skip` when only a reader from outside stands in the way."""
-    found = next(_match_node(pattern, node, Match(node)), None)
-    if found is None:
-        return None
-    inside = {node, *found.inner}
-    for inner in found.inner:
-        for value in inner.outputs:
-            for reader, _ in value.uses:
-                if reader not in inside:
-                    who = (
-                        "the graph returns it" if not reader.outputs else f"{reader.label} reads it"
-                    )
-                    raise Skip(f"'{value.name}' is needed: {who}")
-    return found
+    reason = None
+    for found in _match_node(pattern, node, Match(node)):
+        needed = _needed_outside(found)
+        if needed is None:
+            return found
+        reason = reason or needed
+    if reason is not None:
+        raise Skip(reason)
+    return None
+
+
+def _needed_outside(m: Match) -> str | None:
+    """Why the operators of a match cannot go: something else needs what they compute."""
+    inside = {m.root, *m.inner}
+    for node in m.inner:
+        for reader in (r for value in node.outputs for r in value.consumers):
+            if reader not in inside:
+                what = f"{reader.op} reads it" if reader.outputs else "the graph returns it"
+                return f"the result of {node.op} is needed: {what}"
+    return None
 
 
 def _match_node(pattern: Operator, node: Node, m: Match) -> Iterator[Match]:
@@ -144,6 +151,9 @@ def _match_operands(
 def scalar(value: Value | None) -> float | None:
     """The single element of a constant, None when it is not one."""
     if value is None or not value.is_constant or value.const is None or value.const.size != 1:
+        return None
+    dtype = value.const.dtype
+    if not (dtype.is_float or dtype.is_integer or dtype is DType.BOOL):
         return None
     return float(value.numpy().reshape(()))
 

@@ -10,7 +10,7 @@ from typing import Literal
 from ..ir import Graph, GraphError, PtqError
 from ..ir.verify import verify
 from . import spec as specification
-from .base import Context, Pass, PassError, Report
+from .base import Context, Pass, PassError, Report, total_edits
 from .invariants import FunctionCheck
 from .registry import DEFAULT, provider
 
@@ -117,7 +117,7 @@ def _run_step(
     for hook in tools.before:
         hook(item, graph)
     expected = check.outputs(graph) if check and item.preserves_function else None
-    start, version, nodes = time.perf_counter(), graph.version, len(graph)
+    start, edits, nodes = time.perf_counter(), total_edits(graph), len(graph)
     try:
         with context.progress(item.name, None):
             item.run(graph, context)
@@ -126,7 +126,7 @@ def _run_step(
     except Exception as error:
         raise PassError(f"pass '{item.name}' failed: {type(error).__name__}: {error}") from error
     report.seconds = time.perf_counter() - start
-    report.edits, report.nodes = graph.version - version, (nodes, len(graph))
+    report.edits, report.nodes = total_edits(graph) - edits, (nodes, len(graph))
     if tools.verify != "none":
         try:
             verify(graph)

@@ -6,6 +6,7 @@ import difflib
 import importlib
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from ..ir import UsageError
 from .base import Pass
@@ -27,17 +28,11 @@ BUILTIN = {
 DEFAULT = "canonicalize,fold-bn,align,calibrate,plan,zero-filter,bias,quant,cleanup"
 
 
-def third_party() -> dict[str, EntryPoint]:
-    """Passes other packages register; `UsageError` names both owners when two clash."""
-    found: dict[str, EntryPoint] = {}
+def third_party() -> dict[str, list[EntryPoint]]:
+    """Passes that other packages register, by name; several with one name clash when named."""
+    found: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(group=GROUP):
-        if entry.name in BUILTIN or entry.name in found:
-            other = owner(found[entry.name]) if entry.name in found else "ptq-opt"
-            raise UsageError(
-                f"two packages register a pass '{entry.name}': {other} and {owner(entry)}; "
-                "uninstall one of them"
-            )
-        found[entry.name] = entry
+        found.setdefault(entry.name, []).append(entry)
     return found
 
 
@@ -48,22 +43,45 @@ def owner(entry: EntryPoint) -> str:
 
 def names() -> list[str]:
     """Every pass that can be named, our own first."""
-    return [*BUILTIN, *sorted(third_party())]
+    return [*BUILTIN, *sorted(third_party().keys() - BUILTIN.keys())]
 
 
 def find(name: str) -> type[Pass]:
-    """The class of pass `name`; `UsageError` with the nearest name when there is none."""
-    if name in BUILTIN:
-        module, _, attribute = BUILTIN[name].partition(":")
-        found = getattr(importlib.import_module(module, __package__), attribute)
-    else:
-        entry = third_party().get(name)
-        if entry is None:
-            raise UsageError(f"there is no pass '{name}'{nearest(name, names())}")
-        found = entry.load()
+    """The class of pass `name`.
+
+    Raises:
+        UsageError: there is none, with the nearest name; two packages register one, with both.
+    """
+    entries = third_party().get(name, [])
+    owners = ["ptq-opt"] * (name in BUILTIN) + [owner(entry) for entry in entries]
+    if len(owners) > 1:
+        raise UsageError(
+            f"two packages register a pass '{name}': {' and '.join(owners)}; uninstall one of them"
+        )
+    if not owners:
+        raise UsageError(f"there is no pass '{name}'{nearest(name, names())}")
+    found = _load(entries[0]) if entries else _builtin(name)
     if not (isinstance(found, type) and issubclass(found, Pass)):
         raise UsageError(f"'{name}' is registered as a pass but {found!r} is not a Pass class")
+    if found.name != name:
+        raise UsageError(f"pass '{found.name}' is registered as '{name}'")
     return found
+
+
+def _builtin(name: str) -> type[Pass]:
+    module, _, attribute = BUILTIN[name].partition(":")
+    found: type[Pass] = getattr(importlib.import_module(module, __package__), attribute)
+    return found
+
+
+def _load(entry: EntryPoint) -> Any:
+    try:
+        return entry.load()
+    except Exception as error:
+        raise UsageError(
+            f"pass '{entry.name}' of {owner(entry)} cannot be loaded: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -76,7 +94,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def provider(fact: str) -> type[Pass]:
     """The pass of ours that establishes `fact`."""
     for name in BUILTIN:
-        candidate = find(name)
+        candidate = _builtin(name)
         if fact in candidate.establishes:
             return candidate
     raise UsageError(f"no pass establishes '{fact}'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 from collections.abc import Iterator
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -28,26 +29,38 @@ def parse(text: str) -> list[Pass]:
         options = _options(found, text, start + len(name) + 1, inside[:-1]) if brace else {}
         try:
             passes.append(found(**options))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise _error(text, start, f"pass '{found.name}': {error}") from None
     return passes
 
 
 def split(text: str, part: str, offset: int) -> Iterator[tuple[int, str]]:
-    """Cut `part` (at `offset` of `text`) at commas outside brackets: (position, piece)."""
-    depth, start = 0, 0
-    for k, char in enumerate(part + ","):
-        depth += (char in OPEN) - (char in CLOSE)
-        if depth < 0:
+    """Cut `part` (at `offset` of `text`) at commas outside brackets and quotes: (place, piece)."""
+    stack: list[str] = []
+    start = 0
+    quoted = escaped = False
+    for k, char in enumerate(part):
+        if quoted:
+            quoted, escaped = escaped or char != '"', char == "\\" and not escaped
+        elif char == '"':
+            quoted = True
+        elif char in OPEN:
+            stack.append(CLOSE[OPEN.index(char)])
+        elif char in CLOSE and (not stack or stack.pop() != char):
             raise _error(text, offset + k, f"'{char}' closes nothing")
-        if char == "," and not depth:
-            piece = part[start:k].strip()
-            if not piece:
-                raise _error(text, offset + start, "a name is missing here")
-            yield offset + start + len(part[start:k]) - len(part[start:k].lstrip()), piece
+        elif char == "," and not stack:
+            yield _piece(text, part[start:k], offset + start)
             start = k + 1
-    if depth:
-        raise _error(text, offset + len(part), "a bracket is not closed")
+    if quoted or stack:
+        missing = '"' if quoted else stack[-1]
+        raise _error(text, offset + len(part), f"'{missing}' is missing")
+    yield _piece(text, part[start:], offset + start)
+
+
+def _piece(text: str, piece: str, offset: int) -> tuple[int, str]:
+    if not piece.strip():
+        raise _error(text, offset, "a name is missing here")
+    return offset + len(piece) - len(piece.lstrip()), piece.strip()
 
 
 def _options(found: type[Pass], text: str, offset: int, inside: str) -> dict[str, Any]:
@@ -59,10 +72,13 @@ def _options(found: type[Pass], text: str, offset: int, inside: str) -> dict[str
         if key not in fields:
             close = nearest(key, fields) if fields else "; it has no options"
             raise _error(text, position, f"pass '{found.name}' has no option '{key}'{close}")
-        if not equals:
-            value = "true"
+        kind = hints[fields[key]]
+        if fields[key] in options:
+            raise _error(text, position, f"option '{key}' is there twice")
+        if not equals and kind is not bool:
+            raise _error(text, position + len(key), f"option '{key}' needs a value: {key}=...")
         try:
-            options[fields[key]] = convert(value, hints[fields[key]])
+            options[fields[key]] = convert(value if equals else "true", kind)
         except ValueError as error:
             raise _error(text, position, f"option '{key}': {error}") from None
     return options
@@ -80,8 +96,9 @@ def convert(value: str, kind: Any) -> Any:
             return None
         return convert(value, next(a for a in args if a is not type(None)))
     if origin is tuple:
-        items = [v.strip() for v in value.removeprefix("[").removesuffix("]").split(",")]
-        return tuple(convert(v, args[0]) for v in items if v)
+        inside = value[1:-1] if value.startswith("[") else value
+        items = split(value, inside, 0) if inside.strip() else ()
+        return tuple(convert(item, args[0]) for _, item in items)
     if kind is bool:
         if value not in ("true", "false"):
             raise ValueError(f"'{value}' is neither true nor false")
@@ -92,6 +109,8 @@ def convert(value: str, kind: Any) -> Any:
         except ValueError:
             article = "a whole number" if kind is int else "a number"
             raise ValueError(f"'{value}' is not {article}") from None
+    if value.startswith('"'):
+        return re.sub(r"\\(.)", r"\1", value[1:-1])
     return value
 
 

@@ -276,7 +276,10 @@ class Graph:
                 if not waiting[after]:
                     heapq.heappush(ready, (after.rank, after))
         if len(order) != len(waiting):
-            stuck = next(node for node, n in waiting.items() if n > 0)
+            stuck, seen = next(node for node, n in waiting.items() if n > 0), set[Node]()
+            while stuck not in seen:  # against the edges, into the cycle that it waits for
+                seen.add(stuck)
+                stuck = next(node for node in self.nx.pred[stuck] if waiting[node] > 0)
             raise GraphError(f"graph '{self.name}' has a cycle through {stuck.label}")
         order.remove(self.sink)
         return order

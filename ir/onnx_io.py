@@ -21,8 +21,8 @@ from .tensor_io import ExternalSource
 
 _LARGEST = 2**31 - 1
 """Bytes of the largest file that protobuf can read."""
-_MARGIN = 2**26
-"""Room for the part of a model that is not weights."""
+_LARGEST_INLINE = _LARGEST - 2**26
+"""Bytes of weights from which on they go to a data file; the rest needs room, too."""
 
 
 def load(source: str | os.PathLike[str] | onnx.ModelProto | Any) -> Graph:
@@ -38,7 +38,10 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Any) -> Graph:
         return load_model(source, ExternalFiles(None))
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        return load_model(_read(path), ExternalFiles(path.parent))
+        try:
+            return load_model(_read(path), ExternalFiles(path.parent))
+        except ModelError as error:
+            raise ModelError(f"cannot load '{path}': {error}") from error
     return from_gs(source)
 
 
@@ -58,7 +61,7 @@ def save(graph: Graph, path: str | os.PathLike[str] | None = None) -> onnx.Model
         return save_model(graph)
     path = Path(path)
     weights = _weights(graph)
-    is_large = sum(tensor.nbytes for tensor in weights) > _LARGEST - _MARGIN
+    is_large = sum(tensor.nbytes for tensor in weights) > _LARGEST_INLINE
     data = path.with_name(path.name + ".data")
     if is_large or any(isinstance(tensor.source, ExternalSource) for tensor in weights):
         with _replacing(data, path) as (data_file, file):
@@ -100,13 +103,11 @@ def _read(path: Path) -> onnx.ModelProto:
     try:
         model.ParseFromString(map_file(path))
     except OSError as error:
-        raise ModelError(f"cannot read '{path}': {error.strerror}") from None
+        raise ModelError(str(error.strerror)) from None
     except DecodeError:
-        raise ModelError(
-            f"'{path}' is not an ONNX model, or only a part of one; export or copy it again"
-        ) from None
+        raise ModelError("not an ONNX model, or only a part of one; copy it again") from None
     if not model.HasField("graph"):
-        raise ModelError(f"'{path}' is not an ONNX model: it has no graph")
+        raise ModelError("not an ONNX model, it has no graph")
     return model
 
 

@@ -58,6 +58,8 @@ def without_gc() -> Iterator[None]:
 def load_model(model: onnx.ModelProto, files: ExternalFiles) -> Graph:
     """The graph of `model`; tensors stay in the proto, which must not be changed afterwards."""
     info = ModelInfo(model.ir_version, _opsets(model.opset_import), rest=remainder(model, _MODEL))
+    if not info.opsets and info.ir_version >= 3:
+        raise ModelError("the model does not say which operator sets it uses, it is not complete")
     installed = onnx.defs.onnx_opset_version()
     if info.opset > installed:
         raise ModelError(

@@ -38,18 +38,15 @@ def _check_float(nodes: Sequence[Node]) -> None:
 
 
 def _check_width(nodes: Sequence[Node]) -> None:
-    narrow = [n for n in nodes if n.is_op(*WEIGHTED) and _weight_type(n) is DType.FLOAT16]
-    wide = [n for n in nodes if n.is_op(*WEIGHTED) and _weight_type(n) is DType.FLOAT]
-    if narrow and not wide:
+    operands = [(n.input(1), n) for n in nodes if n.is_op(*WEIGHTED)]
+    weights = [(v, n) for v, n in operands if v is not None and v.const is not None]
+    halves = [(v, n) for v, n in weights if v.dtype in (DType.FLOAT16, DType.BFLOAT16)]
+    if halves and len(halves) == len(weights):
+        value, node = halves[0]
         raise ModelError(
-            f"the weights are float16 ({examples(node.label for node in narrow)}); export the "
-            "model in float32: integers replace both"
+            f"the model computes in half precision ('{value.name}' of {node.label}); "
+            "export it in float32: integers replace both"
         )
-
-
-def _weight_type(node: Node) -> DType | None:
-    weight = node.input(1)
-    return weight.dtype if weight is not None and weight.const is not None else None
 
 
 def _check_finite(value: Value, reader: Node) -> None:

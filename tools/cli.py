@@ -8,13 +8,15 @@ import logging
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 from ..ir import Graph, PtqError, UsageError
 from ..ir.target import DEFAULT as DEFAULT_TARGET
@@ -23,6 +25,7 @@ from ..passes.base import no_progress
 from ..passes.registry import DEFAULT, nearest
 from .config import read_config
 from .files import check_writable, write_text
+from .report import WIDTH, Report
 
 HELP = """Quantize MODEL, a float32 ONNX file, with calibration data.
 
@@ -88,7 +91,7 @@ def list_passes(context: click.Context, _option: click.Parameter, wanted: bool) 
     if wanted:
         from .listing import passes
 
-        Console().print(passes())
+        _screen().print(passes())
         context.exit()
 
 
@@ -97,7 +100,7 @@ def list_targets(context: click.Context, _option: click.Parameter, wanted: bool)
     if wanted:
         from .listing import targets
 
-        Console().print(targets())
+        _screen().print(targets())
         context.exit()
 
 
@@ -199,22 +202,20 @@ def _quantize(options: Options, pipeline: Pipeline, output: Path) -> None:
     from .api import quantize
     from .progress import Bars
 
-    screen = Console(stderr=True)
-    log = logging.getLogger("ptq_opt")
-    log.handlers = [_Stderr(logging.ERROR if options.quiet else logging.WARNING)]
-    log.propagate = False
-    result = quantize(
-        options.model,
-        options.data,
-        passes=pipeline.items,
-        target=options.target,
-        samples=options.samples,
-        exclude=options.patterns,
-        seed=options.seed,
-        threads=options.threads,
-        instruments=_instruments(options, pipeline, screen),
-        progress=no_progress if options.quiet else Bars(screen),
-    )
+    errors = Console(stderr=True)
+    with _warnings(errors, options.quiet):
+        result = quantize(
+            options.model,
+            options.data,
+            passes=pipeline.items,
+            target=options.target,
+            samples=options.samples,
+            exclude=options.patterns,
+            seed=options.seed,
+            threads=options.threads,
+            instruments=_instruments(options, pipeline, errors),
+            progress=no_progress if options.quiet else Bars(errors),
+        )
     result.report.command = options.command(result.report.pipeline)
     result.save(output)
     if options.json is not None:
@@ -223,16 +224,35 @@ def _quantize(options: Options, pipeline: Pipeline, output: Path) -> None:
         _show(options, result.report, output)
 
 
-class _Stderr(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        click.secho(f"ptq-opt: warning: {record.getMessage()}", err=True, fg="yellow", bold=True)
+@contextmanager
+def _warnings(console: Console, quiet: bool) -> Iterator[None]:
+    """Print what the package warns of to `console`, unless `quiet`."""
+
+    class Printer(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = Text(f"ptq-opt: warning: {record.getMessage()}", style="bold yellow")
+            console.print(text, soft_wrap=True)
+
+    log = logging.getLogger("ptq_opt")
+    propagate = log.propagate
+    log.propagate = False
+    handler = logging.NullHandler() if quiet else Printer()
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = propagate
 
 
-def _show(options: Options, report: Any, output: Path) -> None:
+def _screen() -> Console:
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
+
+
+def _show(options: Options, report: Report, output: Path) -> None:
     from . import render
-    from .report import WIDTH
 
-    screen = Console(width=None if sys.stdout.isatty() else WIDTH)
+    screen = _screen()
     screen.print(render.render(report, len(report.fidelity.layers) if options.verbose else 5))
     if options.time_passes:
         screen.print(render.times(report))
@@ -241,7 +261,7 @@ def _show(options: Options, report: Any, output: Path) -> None:
     screen.print(f"\nwrote {output}", highlight=False)
 
 
-def _instruments(options: Options, pipeline: Pipeline, screen: Console) -> Instruments:
+def _instruments(options: Options, pipeline: Pipeline, errors: Console) -> Instruments:
     known = [step.run.name for step in pipeline.resolve()]
     for name in (*options.print_before, *options.print_after):
         if name not in (*known, "all"):
@@ -252,7 +272,7 @@ def _instruments(options: Options, pipeline: Pipeline, screen: Console) -> Instr
             if item.name in wanted or "all" in wanted:
                 from ..ir.text import print_graph
 
-                screen.out(f"; {when} {item.spec}\n{print_graph(graph)}", highlight=False)
+                errors.out(f"; {when} {item.spec}\n{print_graph(graph)}", highlight=False)
 
         return [show] if wanted else []
 

@@ -81,7 +81,7 @@ CASES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "NaN in weights": (spoil_weight("w2", np.nan), ["'w2'", "Conv 'second'", "NaN"]),
     "infinite weights": (spoil_weight("w3", np.inf), ["'w3'", "Gemm 'classifier'", "infinite"]),
     "quantized already": (quantize_already, ["quantized already", "start from the float32"]),
-    "float16": (halve, ["float16", "Conv 'first'", "float32"]),
+    "float16": (halve, ["half precision", "'w1' of Conv 'first'", "export it in float32"]),
 }
 
 

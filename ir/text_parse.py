@@ -202,8 +202,10 @@ class Parser(Tokens):
                 array = (parts[:, 0] + 1j * parts[:, 1]).astype(dtype.numpy).reshape(shape)
             else:
                 whole = dtype.is_integer or dtype is DType.BOOL
-                wide = np.array(items, object if whole else np.float64)
-                array = wide.astype(dtype.numpy).reshape(shape)
+                array = np.array(items, np.dtype(object if whole else np.float64))
+                if whole:
+                    _check_range(items, *dtype.integer_range if dtype.is_integer else (0, 1))
+                array = array.astype(dtype.numpy).reshape(shape)
         except (TypeError, ValueError, OverflowError):
             self.at = start
             raise self.fail(f"data for {dtype.name.lower()}{shape}") from None
@@ -336,3 +338,9 @@ class Parser(Tokens):
             attr.type = ATTRIBUTE_TYPES[str(declared)]
         if declared and attr.type != ATTRIBUTE_TYPES[declared]:
             raise self.fail(f"a value of type {declared} for '{attr.name}' before this")
+
+
+def _check_range(items: list[Any], low: int, high: int) -> None:
+    """Raise ValueError unless all are integers of a type's range: conversions wrap silently."""
+    if not all(isinstance(item, int) and low <= item <= high for item in items):
+        raise ValueError

@@ -13,6 +13,8 @@ def check_writable(path: Path) -> None:
     """`UsageError` unless a file can be made (or replaced) at `path`; nothing is left behind."""
     if path.is_dir():
         raise UsageError(f"cannot write '{path}': it is a folder; name a file")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"cannot write '{path}': it is not a regular file")
     if not path.parent.is_dir():
         raise UsageError(f"cannot write '{path}': make the folder '{path.parent}' first")
     try:

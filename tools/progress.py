@@ -11,10 +11,12 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 DELAY = 0.7
 """Seconds before a step is shown: what is over at once needs no bar."""
@@ -32,7 +34,7 @@ class Bars:
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            _Count(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
@@ -52,6 +54,12 @@ class Bars:
             self._display.remove_task(task)
             if not self._display.tasks:
                 self._display.stop()
+
+
+class _Count(MofNCompleteColumn):
+    def render(self, task: Task) -> Text:
+        """Render how many parts are done, where it is known how many there are."""
+        return super().render(task) if task.total is not None else Text()
 
 
 class _Display(Progress):

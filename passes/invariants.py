@@ -101,5 +101,6 @@ def difference(expected: Array, found: Array) -> float:
     finite = np.isfinite(a) & np.isfinite(b)
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
         return np.inf
-    largest = float(np.max(np.abs(a[finite]), initial=0.0))
-    return float(np.max(np.abs(a - b)[finite], initial=0.0)) / max(largest, 1e-12)
+    a, b = a[finite], b[finite]
+    largest = float(np.max(np.abs(a), initial=0.0))
+    return float(np.max(np.abs(a - b), initial=0.0)) / max(largest, 1e-12)

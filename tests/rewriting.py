@@ -21,7 +21,7 @@ from ptq_opt.passes.invariants import difference
 def net(
     body: str,
     inputs: str = "float[1,4,6,6] x",
-    outputs: str = "float y",
+    outputs: str = "float[] y",
     opset: int = 17,
     **constants: Array,
 ) -> Graph:

@@ -92,9 +92,7 @@ def test_a_reason_is_dropped_with_its_node() -> None:
 
 def test_a_rule_that_goes_on_for_ever_is_named() -> None:
     rules = [replace_by("Neg", "Relu"), replace_by("Relu", "Neg")]
-    with pytest.raises(
-        PassError, match=r"rule 'Neg-to-Relu' does not converge at Relu 'y'|Neg 'y'"
-    ):
+    with pytest.raises(PassError, match=r"rule '.*' does not converge at .* 'y'"):
         apply(net("y = Neg(x)"), rules, Report(""))
 
 
@@ -118,8 +116,8 @@ def test_an_error_in_a_rule_says_where() -> None:
 def test_bodies_are_rewritten_too() -> None:
     graph = net(
         """y = If (c) <
-            then_branch = t () => (float a) { a = Neg(x) },
-            else_branch = e () => (float b) { b = Abs(x) }
+            then_branch = t () => (float[] a) { a = Neg(x) },
+            else_branch = e () => (float[] b) { b = Abs(x) }
         >""",
         inputs="bool c, float[2] x",
     )

@@ -59,13 +59,13 @@ def test_operands_may_be_graph_inputs_and_constants() -> None:
 
 
 def test_the_root_may_be_a_graph_output() -> None:
-    graph = net("a = Add(x, x)\n y = Relu(a)\n z = Neg(y)", outputs="float y, float z")
+    graph = net("a = Add(x, x)\n y = Relu(a)\n z = Neg(y)", outputs="float[] y, float[] z")
     apply_pass(ReluOfSum(), graph)
     assert ops(graph) == ["Add", "Max", "Neg"]
 
 
 def test_an_inner_value_that_the_graph_returns_stands_in_the_way() -> None:
-    graph = net("a = Add(x, x)\n y = Relu(a)", outputs="float y, float a")
+    graph = net("a = Add(x, x)\n y = Relu(a)", outputs="float[] y, float[] a")
     report = apply_pass(ReluOfSum(), graph)
     assert report.skipped == {"the result of Add is needed: the graph returns it": ["Relu 'y'"]}
 
@@ -81,8 +81,8 @@ def test_an_inner_value_read_by_a_body_stands_in_the_way() -> None:
         """a = Add(x, x)
         b = Relu(a)
         y = If (c) <
-            then_branch = t () => (float d) { d = Neg(a) },
-            else_branch = e () => (float f) { f = Abs(b) }
+            then_branch = t () => (float[] d) { d = Neg(a) },
+            else_branch = e () => (float[] f) { f = Abs(b) }
         >""",
         inputs="bool c, float[2] x",
     )
@@ -94,7 +94,7 @@ def test_a_shared_operator_may_be_read_from_outside() -> None:
     def pattern(p: Builder, x: Variable, y: Variable) -> Operator:
         return p.Relu(p.Add(x, y, shared=True))
 
-    graph = net("a = Add(x, x)\n y = Relu(a)", outputs="float y, float a")
+    graph = net("a = Add(x, x)\n y = Relu(a)", outputs="float[] y, float[] a")
     assert matches(pattern, graph, "Relu") is not None
 
 
@@ -102,8 +102,8 @@ def test_patterns_do_not_reach_into_or_out_of_bodies() -> None:
     graph = net(
         """a = Add(x, x)
         y = If (c) <
-            then_branch = t () => (float d) { d = Relu(a) },
-            else_branch = e () => (float f) { g = Add(x, x)  f = Relu(g) }
+            then_branch = t () => (float[] d) { d = Relu(a) },
+            else_branch = e () => (float[] f) { g = Add(x, x)  f = Relu(g) }
         >""",
         inputs="bool c, float[2] x",
     )
@@ -180,9 +180,8 @@ def test_a_way_without_outside_readers_is_found_behind_one_with_them() -> None:
     def pattern(p: Builder, x: Variable, y: Variable) -> Operator:
         return p.Add(p.Relu(x), y)
 
-    graph = net(
-        "a = Relu(x)\n b = Relu(x)\n y = Add(a, b)\n z = Neg(a)", outputs="float y, float z"
-    )
+    body = "a = Relu(x)\n b = Relu(x)\n y = Add(a, b)\n z = Neg(a)"
+    graph = net(body, outputs="float[] y, float[] z")
     found = matches(pattern, graph, "Add")
     assert found is not None and found.y.name == "a"
 

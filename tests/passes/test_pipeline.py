@@ -156,7 +156,7 @@ def test_hooks_see_the_graph_before_and_after_each_pass() -> None:
 
 
 def test_a_broken_promise_is_found() -> None:
-    with pytest.raises(PassError, match="'double' promises .* output 'y' differs by 1 of"):
+    with pytest.raises(PassError, match=r"'double' promises .* output 'y' differs by 1 of"):
         Pipeline([Double()]).run(
             net("y = Relu(x)"), Context(**CONTEXT), Instruments(verify="numerics")
         )
@@ -170,8 +170,8 @@ def test_a_broken_promise_inside_a_body_is_found() -> None:
 
     graph = net(
         """y = If (c) <
-            then_branch = t () => (float a) { a = Relu(x) },
-            else_branch = e () => (float b) { b = Relu(x) }
+            then_branch = t () => (float[] a) { a = Relu(x) },
+            else_branch = e () => (float[] b) { b = Relu(x) }
         >""",
         inputs="bool c, float[2] x",
     )
@@ -219,7 +219,7 @@ def test_an_unexpected_error_names_the_pass() -> None:
 
 def test_a_failure_comes_with_the_pipeline_up_to_it() -> None:
     tools = Instruments(reproducer=lambda spec: f"reproduce with {spec}")
-    with pytest.raises(PassError, match="reproduce with fetch,cook,crash$"):
+    with pytest.raises(PassError, match=r"reproduce with fetch,cook,crash$"):
         Pipeline(["cook", Crash(), "eat"]).run(net("y = Relu(x)"), Context(**CONTEXT), tools)
 
 

@@ -1,1 +1,22 @@
-"""The C kernel library and its Python binding."""
+"""The C kernel library and its Python binding: run a quantized model in integers.
+
+program = ptq_opt.native.compile("model.int8.onnx", threads=2)
+outputs = program.run({"input": array})
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .program import OperatorTime, Program, compile
+
+__all__ = ["OperatorTime", "Program", "compile"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what `name` needs: the build reads this package before its extension exists."""
+    if name in __all__:
+        return getattr(importlib.import_module(".program", __name__), name)
+    raise AttributeError(f"module 'ptq_opt.native' has no attribute '{name}'")

@@ -18,12 +18,13 @@ ACCUMULATE = {"s32": 0, "s16-pairs": 1}
 
 def isa_names() -> list[str]:
     """Names of the instruction sets the library knows, in order of preference."""
-    return [ffi.string(lib.ptq_isa_name(i)).decode() for i in range(int(lib.PTQ_ISA_COUNT))]
+    names = (ffi.string(lib.ptq_isa_name(i)) for i in range(lib.PTQ_ISA_COUNT))
+    return [str(name, "ascii") for name in names]
 
 
 def best_isa() -> str:
     """The best instruction set of this machine."""
-    return isa_names()[lib.ptq_best_isa()]
+    return isa_names()[int(lib.ptq_best_isa())]
 
 
 def _number(name: str, table: dict[str, int], what: str) -> int:

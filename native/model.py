@@ -29,7 +29,7 @@ class Type(IntEnum):
     U4 = 7
 
 
-NUMPY = {
+NUMPY: dict[Type, np.dtype[Any]] = {
     Type.U8: np.dtype(np.uint8),
     Type.S8: np.dtype(np.int8),
     Type.S16: np.dtype(np.int16),
@@ -89,7 +89,7 @@ class Tensor:
 
 @dataclass
 class Op:
-    """One operator over tensor numbers, `ABSENT` for an operand left out."""
+    """One operator over tensor numbers, `ABSENT` for an operand left out; identity counts."""
 
     kind: Kind
     inputs: list[int]

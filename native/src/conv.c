@@ -8,6 +8,7 @@ static void release(void *state) {
   ptq_conv *c = state;
   for (int32_t i = 0; c->phases && i < c->phase_count; i++) {
     free(c->phases[i].tap);
+    free(c->phases[i].offset);
     free(c->phases[i].weights);
     free(c->phases[i].bias);
   }

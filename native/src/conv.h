@@ -25,7 +25,9 @@ typedef struct {
 typedef struct {
   int32_t taps;
   int32_t (*tap)[3];
-  int32_t count[3]; /* positions per spatial dimension */
+  int64_t *offset;         /* of each tap in bytes, for positions whose taps all exist */
+  int32_t low[3], high[3]; /* those positions' input coordinates */
+  int32_t count[3];        /* positions per spatial dimension */
   int32_t in_step[3], out_step[3], out_first[3];
   int64_t rows;    /* positions of the whole batch */
   int64_t chunks;  /* of rows, for tasks */

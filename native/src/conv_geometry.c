@@ -108,6 +108,26 @@ static bool inside(const ptq_conv *c, const window *w) {
   return true;
 }
 
+/* What the pointers of pixels away from the border need. */
+static ptq_status find_interior(const ptq_build *build, const ptq_conv *c, ptq_phase *p) {
+  p->offset = ptq_alloc((size_t)p->taps * sizeof *p->offset);
+  if (!p->offset) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
+  const int64_t pixel = (int64_t)c->in_channels * (int64_t)c->in_element;
+  for (int32_t d = 0; d < 3; d++) {
+    p->low[d] = 0;
+    p->high[d] = c->in_dims[d] - 1;
+    for (int32_t t = 0; t < p->taps; t++) {
+      p->low[d] = (int32_t)ptq_max(p->low[d], -(int64_t)p->tap[t][d]);
+      p->high[d] = (int32_t)ptq_min(p->high[d], (int64_t)c->in_dims[d] - 1 - p->tap[t][d]);
+    }
+  }
+  for (int32_t t = 0; t < p->taps; t++) {
+    const int32_t *tap = p->tap[t];
+    p->offset[t] = (((int64_t)tap[0] * c->in_dims[1] + tap[1]) * c->in_dims[2] + tap[2]) * pixel;
+  }
+  return PTQ_OK;
+}
+
 ptq_status ptq_conv_geometry(const ptq_build *build, const ptq_node *node, ptq_conv *c) {
   window w;
   ptq_status status = read_window(build, node, &w, c);
@@ -141,22 +161,38 @@ ptq_status ptq_conv_geometry(const ptq_build *build, const ptq_node *node, ptq_c
                  w.dilation[2] == 1 && inside(c, &w);
     if (merge) c->k *= w.kernel[2];
     c->steps = (c->k + 3) / 4;
-    return plain_phase(build, c, &w, merge);
+    status = plain_phase(build, c, &w, merge);
+    return status == PTQ_OK ? find_interior(build, c, c->phases) : status;
   }
   c->steps = (c->k + 3) / 4;
   for (int32_t i = 0; i < c->phase_count; i++) {
     const int32_t residue[3] = {i / (w.stride[1] * w.stride[2]), i / w.stride[2] % w.stride[1],
                                 i % w.stride[2]};
     status = transposed_phase(build, c, &w, &c->phases[i], residue);
+    if (status == PTQ_OK) status = find_interior(build, c, &c->phases[i]);
     if (status != PTQ_OK) return status;
   }
   return PTQ_OK;
 }
 
+/* One pixel near the border: each tap by itself. */
+static void border_taps(const ptq_conv *c, const ptq_phase *p, const uint8_t *image,
+                        const int64_t in[3], const uint8_t **rows) {
+  const int64_t pixel = (int64_t)c->in_channels * (int64_t)c->in_element;
+  for (int32_t t = 0; t < p->taps; t++) {
+    int64_t z = in[0] + p->tap[t][0], y = in[1] + p->tap[t][1], x = in[2] + p->tap[t][2];
+    bool exists = (uint64_t)z < (uint64_t)c->in_dims[0] && (uint64_t)y < (uint64_t)c->in_dims[1] &&
+                  (uint64_t)x < (uint64_t)c->in_dims[2];
+    rows[t * c->block_rows] =
+        exists ? image + ((z * c->in_dims[1] + y) * c->in_dims[2] + x) * pixel : c->padding;
+  }
+}
+
 void ptq_conv_pointers(const ptq_conv *c, const ptq_phase *p, int32_t group, int64_t row,
                        int32_t count, const uint8_t *x, const uint8_t **rows, int64_t *pixels) {
   const int64_t pixel = (int64_t)c->in_channels * (int64_t)c->in_element;
-  const uint8_t *start = x + (int64_t)group * c->group_in * (int64_t)c->in_element;
+  const int64_t image = pixel * c->in_dims[0] * c->in_dims[1] * c->in_dims[2];
+  x += (int64_t)group * c->group_in * (int64_t)c->in_element;
   int64_t n = row, at[3];
   for (int32_t d = 2; d >= 0; d--) {
     at[d] = n % p->count[d];
@@ -164,19 +200,19 @@ void ptq_conv_pointers(const ptq_conv *c, const ptq_phase *p, int32_t group, int
   }
   for (int32_t i = 0; i < count; i++) {
     int64_t in[3], out[3];
+    bool interior = true;
     for (int32_t d = 0; d < 3; d++) {
       in[d] = at[d] * p->in_step[d];
       out[d] = at[d] * p->out_step[d] + p->out_first[d];
+      interior = interior && in[d] >= p->low[d] && in[d] <= p->high[d];
     }
     pixels[i] = ((n * c->out_dims[0] + out[0]) * c->out_dims[1] + out[1]) * c->out_dims[2] + out[2];
-    int64_t origin = n * c->in_dims[0];
-    for (int32_t t = 0; t < p->taps; t++) {
-      int64_t z = in[0] + p->tap[t][0], y = in[1] + p->tap[t][1], w = in[2] + p->tap[t][2];
-      bool exists = (uint64_t)z < (uint64_t)c->in_dims[0] &&
-                    (uint64_t)y < (uint64_t)c->in_dims[1] && (uint64_t)w < (uint64_t)c->in_dims[2];
-      rows[t * c->block_rows + i] =
-          exists ? start + (((origin + z) * c->in_dims[1] + y) * c->in_dims[2] + w) * pixel
-                 : c->padding;
+    if (interior) {
+      const uint8_t *origin =
+          x + n * image + ((in[0] * c->in_dims[1] + in[1]) * c->in_dims[2] + in[2]) * pixel;
+      for (int32_t t = 0; t < p->taps; t++) rows[t * c->block_rows + i] = origin + p->offset[t];
+    } else {
+      border_taps(c, p, x + n * image, in, rows + i);
     }
     for (int32_t d = 2; d >= 0 && ++at[d] == p->count[d]; d--) {
       at[d] = 0;

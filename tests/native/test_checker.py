@@ -22,8 +22,7 @@ def build(target: Path, program: str, *flags: str) -> Path:
     sources = [HERE / program, HERE / "random_model.c", *sorted((NATIVE / "src").glob("*.c"))]
     includes = [f"-I{NATIVE / 'include'}", f"-I{NATIVE / 'src'}"]
     subprocess.run(
-        [str(COMPILER), *STRICT, *flags, *includes, *map(str, sources)]
-        + ["-o", str(target), "-lm", "-pthread"],
+        [COMPILER or "cc", *STRICT, *flags, *includes, *sources, "-o", target, "-lm", "-pthread"],
         check=True,
     )
     return target

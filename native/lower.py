@@ -1,0 +1,64 @@
+"""From a quantized ONNX graph to programs of the C executor, ONNX Runtime in between."""
+
+from __future__ import annotations
+
+from ..ir import Graph, Value
+from . import lower_conv, lower_move, lower_pointwise, lower_quant, lower_window
+from .fuse import fuse
+from .lowering import HANDLERS, TYPE_OF, Lowering, known_shape, plain
+from .model import Type
+from .values import OUTSIDE, Const, ConstGrid, Declined, Raw, Stored
+
+MODULES = (lower_conv, lower_move, lower_pointwise, lower_quant, lower_window)
+"""Importing these fills the table of handlers."""
+
+
+def lower(graph: Graph) -> tuple[Lowering, list[Stored | Const]]:
+    """Lower a graph whose shapes are known; the result, and what its outputs are.
+
+    A node that has no integer form runs in ONNX Runtime, for the reason kept in `reasons`.
+    """
+    low = Lowering(graph)
+    for value in graph.inputs:
+        _input(low, value)
+    for node in graph.order():
+        for _, value in node.operands():
+            if value.is_constant and value not in low.values:
+                low.values[value] = Const(value.numpy())
+        low.node = node
+        try:
+            handler = HANDLERS.get(f"{node.domain}:{node.op}" if node.domain else node.op)
+            if handler is None:
+                raise Declined("no kernel for this operator")
+            results = handler(low, node)
+            for output, found in zip(node.outputs, results, strict=False):
+                low.values[output] = found
+        except Declined as reason:
+            low.island(node, str(reason))
+    low.node = None
+    outputs = [_output(low, value) for value in graph.outputs]
+    for model in low.models.values():
+        fuse(model)
+    return low, outputs
+
+
+def _input(low: Lowering, value: Value) -> None:
+    shape = known_shape(value)
+    dtype = TYPE_OF.get(value.dtype) if value.dtype is not None else None
+    known = shape if dtype is not None else None
+    stored = Stored(dtype or Type.F32, known, plain(len(shape or ())), OUTSIDE)
+    low.values[value] = Raw(stored)
+    low.onnx[value] = stored
+
+
+def _output(low: Lowering, value: Value) -> Stored | Const:
+    found = low.values.get(value)
+    if found is None and value.is_constant:
+        return Const(value.numpy())
+    if isinstance(found, ConstGrid):
+        return Const(found.reals())
+    if isinstance(found, Const):
+        return found
+    stored = low.as_onnx(value)
+    low.export(stored)
+    return stored

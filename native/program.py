@@ -1,0 +1,243 @@
+"""Compile a quantized model and run it: the package's own interface."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ..ir import DataError, Graph, Value, load
+from ..ir.clone import extract
+from ..ir.evaluate import Runner
+from .kernels import Kernel
+from .lower import lower
+from .lowering import Lowering, known_shape
+from .model import Array, Role
+from .prepare import specialize
+from .values import Const, Stored
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """One operator of a profile.
+
+    Attributes:
+        label: the ONNX node or nodes it came from.
+        kind: the operator that ran, "onnxruntime" for a part that it ran.
+        kernel: the kernel chosen.
+        shape: dimensions of its result as stored.
+        work: multiply-accumulates.
+        nanoseconds: time of this run.
+    """
+
+    label: str
+    kind: str
+    kernel: str
+    shape: tuple[int, ...]
+    work: float
+    nanoseconds: int
+
+
+class _Native:
+    """A stage that the C executor runs."""
+
+    def __init__(self, low: Lowering, stage: int, options: Mapping[str, Any]) -> None:
+        self.model = low.models[stage]
+        self.kernel = Kernel(self.model, **options)
+        self.inputs = self.model.numbers(Role.INPUT)
+        self.outputs = self.model.numbers(Role.OUTPUT)
+
+    def run(self, given: list[Array], times: list[OperatorTime] | None) -> list[Array]:
+        if times is None:
+            return self.kernel.run(given)
+        found, spent = self.kernel.profile(given)
+        for op, kernel, work, ns in zip(
+            self.model.ops, self.kernel.kernels(), self.kernel.work(), spent, strict=True
+        ):
+            shape = self.model.tensors[op.outputs[0]].shape
+            times.append(OperatorTime(op.label, op.kind.name.lower(), kernel, shape, work, ns))
+        return found
+
+
+class _Island:
+    """A stage that ONNX Runtime runs."""
+
+    def __init__(self, low: Lowering, stage: int, wanted: list[Value], threads: int) -> None:
+        given = list(low.island_inputs[stage])
+        part, where = extract(low.graph, given, wanted)
+        for value in given:
+            where[value].name = f"input_{given.index(value)}"
+        self.names = [where[value].name for value in given]
+        self.runner = Runner(part, [where[value] for value in wanted], threads=threads)
+        self.label = ", ".join(node.label for node in low.islands[stage])
+
+    def run(self, given: list[Array], times: list[OperatorTime] | None) -> list[Array]:
+        import time
+
+        start = time.perf_counter_ns()
+        found: list[Array] = self.runner.run(dict(zip(self.names, given, strict=True)))
+        if times is not None:
+            spent = time.perf_counter_ns() - start
+            times.append(OperatorTime(self.label, "onnxruntime", "", (), 0.0, spent))
+        return found
+
+
+class _Plan:
+    """A model for inputs of one set of shapes: its stages in order and what passes between them."""
+
+    def __init__(self, graph: Graph, options: Mapping[str, Any]) -> None:
+        low, self.results = lower(graph)
+        self.reasons = low.reasons
+        self.given = {low.onnx[value]: value.name for value in graph.inputs}
+        self.stages: list[tuple[_Native | _Island, list[Stored], list[list[Stored]]]] = []
+        stages = sorted({*low.models, *low.islands})
+        wanted = _wanted(low, [r for r in self.results if isinstance(r, Stored)])
+        for stage in stages:
+            if stage % 2:
+                values = [v for v, s in low.onnx.items() if s.stage == stage and s in wanted]
+                island = _Island(low, stage, values, int(options["threads"]))
+                sources = list(low.island_inputs[stage].values())
+                self.stages.append((island, sources, [[low.onnx[v]] for v in values]))
+            elif low.models[stage].ops:
+                native = _Native(low, stage, options)
+                sources = [low.imports[stage, i] for i in native.inputs]
+                results = [list(low.exports[stage, i]) for i in native.outputs]
+                self.stages.append((native, sources, results))
+
+    def run(
+        self, feeds: Mapping[str, Array], times: list[OperatorTime] | None = None
+    ) -> list[Array]:
+        """The outputs in the graph's order."""
+        known = {stored: feeds[name] for stored, name in self.given.items() if name in feeds}
+        for stage, sources, results in self.stages:
+            found = stage.run([known[s] for s in sources], times)
+            for holders, array in zip(results, found, strict=True):
+                known.update(dict.fromkeys(holders, array))
+        return [r.array if isinstance(r, Const) else known[r] for r in self.results]
+
+
+def _wanted(low: Lowering, results: list[Stored]) -> set[Stored]:
+    """What is read outside of the stage that computes it."""
+    wanted = set(results)
+    for inputs in low.island_inputs.values():
+        wanted.update(inputs.values())
+    return wanted.union(low.imports.values())
+
+
+class Program:
+    """A compiled model. May be run from several threads at a time.
+
+    Attributes:
+        inputs: names of the inputs.
+        outputs: names of the outputs.
+    """
+
+    def __init__(self, graph: Graph, **options: Any) -> None:
+        """Compile for the shapes the model declares; at the first run where it leaves some open."""
+        self._graph, self._options = graph, options
+        self._lock = threading.Lock()
+        self._plans: dict[tuple[tuple[int, ...], ...], _Plan] = {}
+        self._inputs = [value for value in graph.inputs if value.const is None]
+        self.inputs = [value.name for value in self._inputs]
+        self.outputs = list(graph.output_names)
+        shapes = [known_shape(value) for value in self._inputs]
+        if all(shape is not None for shape in shapes):
+            self._plan(tuple(shape for shape in shapes if shape is not None))
+
+    def _plan(self, shapes: tuple[tuple[int, ...], ...]) -> _Plan:
+        with self._lock:
+            if shapes not in self._plans:
+                named = dict(zip(self.inputs, shapes, strict=True))
+                self._plans[shapes] = _Plan(specialize(self._graph, named), self._options)
+            return self._plans[shapes]
+
+    def _checked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        given: dict[str, Array] = {}
+        for value in self._inputs:
+            if value.name not in feeds:
+                raise DataError(f"no data for the model's input '{value.name}'")
+            array = np.asarray(feeds[value.name])
+            if value.dtype is not None and array.dtype != value.dtype.numpy:
+                raise DataError(
+                    f"input '{value.name}' is {array.dtype}, the model wants {value.dtype.numpy}"
+                )
+            shape = value.shape or array.shape
+            fits = len(shape) == array.ndim and all(
+                not isinstance(n, int) or n == m for n, m in zip(shape, array.shape, strict=True)
+            )
+            if not fits or 0 in array.shape:
+                raise DataError(
+                    f"input '{value.name}' is {list(array.shape)}, the model wants {list(shape)}"
+                )
+            given[value.name] = array
+        return given
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once.
+
+        Args:
+            feeds: input name -> array of the input's type and shape.
+
+        Returns:
+            Output name -> array.
+
+        Raises:
+            DataError: an input is missing or does not fit; names it.
+            ModelError: an operator cannot be compiled or run; names it.
+        """
+        given = self._checked(feeds)
+        plan = self._plan(tuple(a.shape for a in given.values()))
+        return dict(zip(self.outputs, plan.run(given), strict=True))
+
+    def profile(self, feeds: Mapping[str, Array]) -> list[OperatorTime]:
+        """Run once and time every operator."""
+        given = self._checked(feeds)
+        times: list[OperatorTime] = []
+        self._plan(tuple(a.shape for a in given.values())).run(given, times)
+        return times
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Nodes that ONNX Runtime runs and why, of what is compiled so far."""
+        return {k: v for plan in self._plans.values() for k, v in plan.reasons.items()}
+
+    @property
+    def kernels(self) -> list[Kernel]:
+        """The C programs of what is compiled so far."""
+        stages = (stage for plan in self._plans.values() for stage, _, _ in plan.stages)
+        return [stage.kernel for stage in stages if isinstance(stage, _Native)]
+
+
+def compile(
+    model: str | os.PathLike[str] | onnx.ModelProto | Graph,
+    threads: int = 1,
+    isa: str | None = None,
+    requantize: str | None = None,
+    accumulate: str | None = None,
+) -> Program:
+    """Compile a quantized model (QDQ or QOperator form) for the C kernels.
+
+    Args:
+        model: path, model or graph.
+        threads: threads to share each operator among.
+        isa: limit of the instruction set: scalar, avx2, avxvnni, avx512vnni, amx.
+        requantize: rounding: float (default), fixed, gemmlowp.
+        accumulate: s32 (default), or s16-pairs, which saturates as processors without VNNI do.
+
+    Raises:
+        ModelError: the model cannot be read, compiled or run; names the node.
+        UsageError: an unknown option.
+    """
+    graph = model if isinstance(model, Graph) else load(model)
+    return Program(
+        graph,
+        threads=threads,
+        isa=isa,
+        requantize=requantize or "float",
+        accumulate=accumulate or "s32",
+    )

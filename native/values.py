@@ -1,0 +1,168 @@
+"""What a value of the ONNX graph is while it is lowered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from .model import Array, Type
+
+OUTSIDE = -1
+"""Stage of what the caller gives. Stages 0, 2, 4... are programs, 1, 3, 5... ONNX Runtime's."""
+
+
+LIMITS = {Type.U8: (0, 255), Type.S8: (-128, 127), Type.S16: (-32768, 32767)}
+
+
+class Declined(Exception):
+    """A node (or a use of one) has no integer form; the text says why."""
+
+
+@dataclass(eq=False)
+class Stored:
+    """A tensor in memory at run time.
+
+    Attributes:
+        dtype: element type.
+        shape: dimensions in ONNX's order, None when unknown.
+        order: stored dimension i is dimension order[i] of `shape`; channels-last tensors of rank 4
+            have (0, 2, 3, 1).
+        stage: where it is computed.
+        ids: its tensor number in the model of each stage that uses it.
+        scale, zero_point: its grid if 8 or 16 bits.
+    """
+
+    dtype: Type
+    shape: tuple[int, ...] | None
+    order: tuple[int, ...]
+    stage: int
+    ids: dict[int, int] = field(default_factory=dict)
+    scale: float = 1.0
+    zero_point: int = 0
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Dimensions as stored."""
+        shape = static(self)
+        return tuple(shape[i] for i in self.order)
+
+
+def static(stored: Stored) -> tuple[int, ...]:
+    """The shape; `Declined` when it is unknown."""
+    if stored.shape is None:
+        raise Declined("its shape is unknown")
+    return stored.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Raw:
+    """Elements as they are: floats, indices, or integers whose grid a DequantizeLinear names."""
+
+    stored: Stored
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Reals that are a function of stored integers: dequantized, or that and unary functions.
+
+    Attributes:
+        stored: the integers.
+        scale, zero_point: their grid.
+        table: float32 [256], or [channels, 256] with `axis`: the real of each 8-bit pattern; None
+            for scale * (integer - zero_point).
+        axis: dimension of the channels.
+    """
+
+    stored: Stored
+    scale: float
+    zero_point: int
+    table: Array | None = None
+    axis: int = 0
+
+    def reals(self) -> Array:
+        """The table, computed if there is none."""
+        if self.table is not None:
+            return self.table
+        if self.stored.dtype not in (Type.U8, Type.S8):
+            raise Declined("a table needs 8 bits")
+        return (patterns(self.stored.dtype) - np.float32(self.zero_point)) * np.float32(self.scale)
+
+
+def patterns(dtype: Type) -> Array:
+    """The integers of the 256 bit patterns of U8 or S8, float32, in the order of tables."""
+    bits = np.arange(256, dtype=np.uint8)
+    return (bits.view(np.int8) if dtype == Type.S8 else bits).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Const:
+    """A constant of the graph."""
+
+    array: Array
+
+
+@dataclass(frozen=True, eq=False)
+class ConstGrid:
+    """A dequantized constant: integers, scales and zero points per tensor, channel or block."""
+
+    integers: Array
+    scale: Array
+    zero_point: Array
+    axis: int
+    block: int = 0
+
+    def reals(self) -> Array:
+        """The constant in float32."""
+        scale, zero = self.scale, self.zero_point
+        if self.block:
+            stop = [slice(0, n) for n in self.integers.shape]
+            scale = np.repeat(scale, self.block, self.axis)[tuple(stop)]
+            zero = np.repeat(zero, self.block, self.axis)[tuple(stop)]
+        elif scale.ndim:
+            shape = [-1 if d == self.axis else 1 for d in range(self.integers.ndim)]
+            scale, zero = scale.reshape(shape), zero.reshape(shape)
+        steps = self.integers.astype(np.int32) - zero.astype(np.int32)
+        result: Array = steps.astype(np.float32) * scale
+        return result
+
+
+@dataclass(frozen=True)
+class Target:
+    """The grid a pending result is rounded to; limits in units of its type."""
+
+    dtype: Type
+    scale: float
+    zero_point: int
+    low: int
+    high: int
+
+
+def whole(dtype: Type, scale: float, zero_point: int) -> Target:
+    """A grid with the limits of its type."""
+    return Target(dtype, scale, zero_point, *LIMITS[dtype])
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """A real result of integers that is computed once the grid it goes to is known.
+
+    Attributes:
+        emit: make the operator, for a grid or (None) in float32; may decline.
+        bounded: `emit` keeps to the target's limits; otherwise it fills the whole type.
+        low, high: bounds that Relu and Clip put on the result.
+    """
+
+    emit: Callable[[Target | None], Stored]
+    bounded: bool = True
+    low: float = -np.inf
+    high: float = np.inf
+
+    def clipped(self, low: float, high: float) -> Pending:
+        """The result within narrower bounds."""
+        low, high = max(self.low, low), max(min(self.high, high), max(self.low, low))
+        return replace(self, low=low, high=high)
+
+
+Abstract = Raw | Grid | Const | ConstGrid | Pending

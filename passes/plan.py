@@ -64,9 +64,13 @@ def known_spans(units: list[Unit], context: Context) -> dict[Value, Span]:
             continue
         operands = [v for _, v in data_inputs(unit.node) if v.const is None]
         for value in (*operands, *unit.results):
-            known = context.calibration.ranges.get(value.origin or value.name)
-            if known is not None:
-                spans[value] = (float(np.min(known.low)), float(np.max(known.high)))
+            known = context.calibration.get(value)
+            if known is not None and value.producer is None:
+                # What an input's grid clips is lost to the whole model: 22.9 dB at best on
+                # MobileNet-v2 with the mean of the extremes, 36 dB with the extremes.
+                spans[value] = (float(known.seen_low), float(known.seen_high))
+            elif known is not None:
+                spans[value] = (float(known.low), float(known.high))
             elif unit.kind == "agnostic" and value not in operands and operands[0] in spans:
                 spans[value] = spans[operands[0]]
         missing = [v.name for v in (*operands, *unit.results) if v not in spans]

@@ -39,7 +39,7 @@ class Quantize(Pass):
 
 
 def write_qdq(graph: Graph, target: Target) -> int:
-    """Turn an annotated graph into Q/DQ form in place; how many operators run in integers.
+    """Turn an annotated graph into Q/DQ form in place; how many values are stored as integers.
 
     A value whose producer runs in integers exists as integers only: all its readers get it
     dequantized. A value made in float is quantized for those readers that run in integers, the
@@ -66,7 +66,7 @@ def write_qdq(graph: Graph, target: Target) -> int:
             if reader is not quantizer and (made or wants_integers(reader, slot, inside)):
                 graph.set_input(reader, slot, pair)
     graph.sweep()
-    return len(integer)
+    return len(stored)
 
 
 def bias_slots(node: Node) -> list[int]:

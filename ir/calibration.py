@@ -8,7 +8,6 @@ the activations and keep a histogram of fixed size per tensor.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,69 +17,13 @@ from .evaluate import Runner
 from .graph import Graph, Value
 from .histogram import Chooser, Floats, chooser
 from .observers import Fetching, Reducing, Seen, Target
+from .ranges import HISTOGRAM_METHODS, METHODS, Calibration, Range, key
 from .samples import Feeds
 from .shapes import infer
-from .tensor import Array
 
-VERSION = 1
-HISTOGRAM_METHODS = ("percentile", "mse", "entropy", "aciq")
-METHODS = ("mean-max", "min-max", *HISTOGRAM_METHODS)
+__all__ = ["METHODS", "Calibration", "Range", "calibrate"]
+
 OBSERVED = (DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BFLOAT16)
-_FIELDS = ("low", "high", "seen_low", "seen_high", "mean")
-
-
-@dataclass
-class Range:
-    """What was learned of one tensor; float64 arrays of shape () or [channels].
-
-    Attributes:
-        low, high: the range the values are expected in, by the method of the calibration.
-        seen_low, seen_high: the extremes of all samples (of a tensor that cannot be negative,
-            like the output of a Relu, both lows are given as 0).
-        mean: mean over samples of the mean of a sample.
-    """
-
-    low: Array
-    high: Array
-    seen_low: Array
-    seen_high: Array
-    mean: Array
-
-
-@dataclass
-class Calibration:
-    """Ranges of the tensors of a model, by the name of the FP32 tensor (`Value.origin`).
-
-    Attributes:
-        method: how `low` and `high` were chosen.
-        samples: how many samples were seen.
-        ranges: per tensor.
-        channels: per channel, for the tensors that were asked for so.
-    """
-
-    method: str
-    samples: int = 0
-    ranges: dict[str, Range] = field(default_factory=dict)
-    channels: dict[str, Range] = field(default_factory=dict)
-
-    def __contains__(self, value: Value) -> bool:
-        return key(value) in self.ranges
-
-    def __getitem__(self, value: Value) -> Range:
-        return self.ranges[key(value)]
-
-    def get(self, value: Value) -> Range | None:
-        """The range of `value`, None when it was not calibrated."""
-        return self.ranges.get(key(value))
-
-    def per_channel(self, value: Value) -> Range | None:
-        """The ranges of the channels of `value`, None when they were not calibrated."""
-        return self.channels.get(key(value))
-
-
-def key(value: Value) -> str:
-    """The name under which statistics of `value` are kept."""
-    return value.origin or value.name
 
 
 def calibrate(
@@ -131,6 +74,8 @@ def calibrate(
             raise _non_finite(graph, targets, feeds, number)
         if progress is not None:
             progress(1)
+    if not totals.samples:
+        raise DataError("there are no calibration samples")
     low, high = totals.means()[:2] if method == "mean-max" else (totals.low, totals.high)
     if fetching is not None:
         choose = chooser(method, percent, dtype, symmetric)
@@ -170,7 +115,7 @@ class _Totals:
 
     def add(self, seen: Seen) -> bool:
         """Add one sample; False, and nothing added, when there is NaN or infinity in it."""
-        there = (seen.low != np.inf) | (seen.high != -np.inf)  # a tensor may be empty
+        there = (seen.low != np.inf) | (seen.high != -np.inf) | (seen.mean != 0)  # or empty
         rows = np.stack(seen)
         if not np.isfinite(rows[:, there]).all():
             return False
@@ -201,28 +146,28 @@ def _non_finite(graph: Graph, targets: Sequence[Target], feeds: Feeds, number: i
 
 
 def _chosen(observed: Fetching, choose: Chooser) -> tuple[Floats, Floats]:
-    """The ends that `choose` picks for every slot."""
+    """The ends that `choose` picks for every slot; 0 where nothing was seen."""
     rows = [histogram.row(0) for histogram in observed.tensors]
     for histogram in observed.channels:
         if histogram is not None:
             rows += [histogram.row(k) for k in range(len(histogram.counts))]
-    ends = np.array([choose(row) for row in rows]).reshape(-1, 2)
+    ends = np.array([choose(row) if row.counts.any() else (0.0, 0.0) for row in rows])
     return ends[:, 0], ends[:, 1]
 
 
 def _collected(
     method: str, targets: Sequence[Target], totals: _Totals, low: Floats, high: Floats
 ) -> Calibration:
-    result = Calibration(method, totals.samples)
-    mean = totals.means()[2]
-    rows = (low, high, totals.low, totals.high, mean)
+    """The ranges in the slots."""
+    result = Calibration(method)
+    rows = np.stack([low, high, totals.low, totals.high, totals.means()[2]])
     at = len(targets)
     for k, target in enumerate(targets):
-        name = key(target.value)
-        if totals.count[k]:
-            result.ranges[name] = Range(*(np.asarray(row[k]) for row in rows))
+        here, at = slice(at, at + target.channels), at + target.channels
+        if not totals.count[k]:
+            continue
+        name, count = key(target.value), int(totals.count[k])
+        result.ranges[name] = Range.of(rows[:, k], count)
         if target.axis is not None:
-            if totals.count[k]:
-                result.channels[name] = Range(*(row[at : at + target.channels] for row in rows))
-            at += target.channels
+            result.channels[name] = Range.of(rows[:, here], count)
     return result

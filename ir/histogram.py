@@ -14,10 +14,12 @@ from .quant import grid
 from .tensor import Array
 
 Floats = NDArray[np.float64]
-BINS = 2048
-"""Bins per row: eight per step of an 8-bit grid."""
+BINS = 4096
+"""Bins per row: at least eight per step of an 8-bit grid."""
 CANDIDATES = 100
 """Places tried for one end of a range."""
+ROUNDS = 2
+"""How often each end is searched with the other one fixed."""
 _FINEST = -126
 """Smallest exponent of a bin width: its inverse must be a float32."""
 _CHUNK = 1 << 16
@@ -27,9 +29,11 @@ _CHUNK = 1 << 16
 class Histogram:
     """Counts of values in equal bins, one row per channel (a single one for a whole tensor).
 
-    Bin widths are powers of two and edges multiples of them. When a row's data outgrow its bins,
-    pairs of bins are merged: no count is lost, and the result depends on the data only, not on
-    their order or division. State: rows x bins counts, whatever the number of samples.
+    Bins reach over all values and 0, as the grid of a tensor does. Their widths are powers of two,
+    their edges multiples of these. When a row's data outgrow its bins, pairs of bins are merged:
+    no count is lost, and the result depends on the data only, not on their order or division (but
+    for elements 2**100 times smaller than others, which count as 0). State: rows x bins counts,
+    whatever the number of samples.
 
     Attributes:
         counts: int64 [rows, bins].
@@ -46,12 +50,12 @@ class Histogram:
         self.low = np.full(rows, np.inf)
         self.high = np.full(rows, -np.inf)
 
-    def add(self, data: Array) -> None:
-        """Count the elements of `data`, finite float32 [rows, n]."""
-        if not data.size:
-            return
-        data = data.astype(np.float32, copy=False)
-        self.cover(data.min(axis=1).astype(np.float64), data.max(axis=1).astype(np.float64))
+    def add(self, data: Array, low: Floats, high: Floats) -> None:
+        """Count finite elements, float32 [rows, n] with n > 0.
+
+        `low` and `high`, float64 [rows], are the extremes of each row of `data`.
+        """
+        self._cover(np.minimum(low, self.low), np.maximum(high, self.high))
         rows, bins = self.counts.shape
         scale = np.ldexp(np.float32(1), -self.exponent).astype(np.float32)[:, None]
         origin = (np.arange(rows) * bins - self.start)[:, None]
@@ -61,30 +65,17 @@ class Histogram:
             index = np.floor(data[:, k : k + step] * scale).astype(np.int64) + origin
             flat += np.bincount(index.reshape(-1), minlength=flat.size)
 
-    def cover(self, low: Floats, high: Floats) -> None:
-        """Widen each row so that its bins reach from `low` to `high`, float64 [rows]."""
-        low, high = np.minimum(low, self.low), np.maximum(high, self.high)
-        exponent = _finest(low, high, self.counts.shape[1])
-        start = np.floor(np.ldexp(low, -exponent)).astype(np.int64)
+    def _cover(self, low: Floats, high: Floats) -> None:
+        """Lay the bins out anew for the extremes `low` and `high`; counts go along."""
+        exponent, start = _layout(np.minimum(low, 0.0), np.maximum(high, 0.0), self.counts.shape[1])
         moved = (exponent != self.exponent) | (start != self.start)
         for row in np.flatnonzero(moved & np.isfinite(self.low)):
-            self.counts[row] = _merged(
-                self.counts[row],
-                int(self.start[row]),
-                int(exponent[row] - self.exponent[row]),
-                int(start[row]),
-            )
+            counts = self.counts[row]
+            used = np.flatnonzero(counts)
+            shift = exponent[row] - self.exponent[row]
+            place = ((self.start[row] + used) >> shift) - start[row]
+            self.counts[row] = np.bincount(place, counts[used], counts.size)
         self.exponent, self.start, self.low, self.high = exponent, start, low, high
-
-    def merge(self, other: Histogram) -> None:
-        """Add the counts of `other`, which has as many rows and bins."""
-        if not np.isfinite(other.low).any():
-            return
-        self.cover(other.low, other.high)
-        for row in range(len(self.counts)):
-            shift = int(self.exponent[row] - other.exponent[row])
-            start = int(other.start[row])
-            self.counts[row] += _merged(other.counts[row], start, shift, int(self.start[row]))
 
     def row(self, index: int) -> Row:
         """Centers and counts of the bins of one row."""
@@ -101,26 +92,20 @@ class Histogram:
         )
 
 
-def _finest(low: Floats, high: Floats, bins: int) -> NDArray[np.int64]:
-    """The smallest exponents of bin widths with which `bins` bins reach from `low` to `high`."""
-    reach = np.maximum(np.abs(low), np.abs(high))
-    exponent = np.frexp(np.maximum(reach, (high - low) / bins * 2**23))[1].astype(np.int64) - 24
+def _layout(low: Floats, high: Floats, bins: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Exponents of the smallest widths with which `bins` bins reach from `low` to `high`; starts.
+
+    Both are int64 [rows]; start * 2**exponent is where the first bin begins.
+    """
+    span = (high - low) / bins
+    exponent = np.where(span > 0, np.frexp(span)[1] - 1, _FINEST).astype(np.int64)
     exponent = np.maximum(exponent, _FINEST)
     while True:
-        first, last = (np.floor(np.ldexp(end, -exponent)) for end in (low, high))
-        wide = last - first >= bins
+        start, last = (np.floor(np.ldexp(end, -exponent)) for end in (low, high))
+        wide = last - start >= bins
         if not wide.any():
-            return exponent
+            return exponent, start.astype(np.int64)
         exponent = exponent + wide
-
-
-def _merged(counts: NDArray[np.int64], start: int, shift: int, new_start: int) -> NDArray[np.int64]:
-    """`counts` of bins from `start` on, in bins 2**shift times as wide from `new_start` on."""
-    used = np.flatnonzero(counts)
-    place = ((start + used) >> shift) - new_start
-    out = np.zeros_like(counts)
-    np.add.at(out, place, counts[used])
-    return out
 
 
 class Row(NamedTuple):
@@ -134,8 +119,12 @@ class Row(NamedTuple):
 
     @property
     def centers(self) -> Floats:
-        """Middles of the bins, kept within the extremes."""
-        return np.clip(self.edges + self.width / 2, self.low, self.high)
+        """Middles of the bins, kept within the extremes; 0 for the bin above it.
+
+        Most of what is in that bin is exactly 0, as a Relu leaves it.
+        """
+        middles = np.where(self.edges == 0, 0.0, self.edges + self.width / 2)
+        return np.clip(middles, self.low, self.high)
 
 
 Chooser = Callable[[Row], tuple[float, float]]
@@ -170,14 +159,19 @@ def chooser(method: str, percent: float, dtype: DType, symmetric: bool) -> Choos
 
 
 def least_noise(row: Row, dtype: DType, symmetric: bool) -> tuple[float, float]:
-    """The range whose grid has the least squared error, both ends searched in turn."""
-    low, high = min(row.low, 0.0), max(row.high, 0.0)
-    best = np.array([low, high])
-    for _ in range(3):
-        for end in (0, 1):
-            tries = np.repeat(best[:, None], CANDIDATES, axis=1)
-            tries[end] = (low, high)[end] * np.arange(1, CANDIDATES + 1) / CANDIDATES
-            best = tries[:, np.argmin(noise(row, tries[0], tries[1], dtype, symmetric))]
+    """The range whose grid has the least squared error: the ends searched in turn, or as one."""
+    whole = np.array([min(row.low, 0.0), max(row.high, 0.0)])
+    shares = np.arange(CANDIDATES, 0, -1) / CANDIDATES
+    if symmetric:
+        reach = np.abs(whole).max() * shares
+        tries = np.clip([-reach, reach], whole[0], whole[1])
+        best = tries[:, np.argmin(noise(row, tries[0], tries[1], dtype, symmetric))]
+        return float(best[0]), float(best[1])
+    best = whole
+    for end in (0, 1) * ROUNDS:
+        tries = np.repeat(best[:, None], CANDIDATES, axis=1)
+        tries[end] = whole[end] * shares
+        best = tries[:, np.argmin(noise(row, tries[0], tries[1], dtype, symmetric))]
     return float(best[0]), float(best[1])
 
 

@@ -160,8 +160,8 @@ def _count(data: Array, histogram: Histogram) -> Seen:
         return Seen(np.full(rows, np.inf), np.full(rows, -np.inf), np.zeros(rows))
     low, high = data.min(axis=1).astype(np.float64), data.max(axis=1).astype(np.float64)
     if np.isfinite(low).all() and np.isfinite(high).all():
-        histogram.add(data)
-    return Seen(low, high, data.mean(axis=1, dtype=np.float64))
+        histogram.add(data, low, high)
+    return Seen(low, high, data.mean(axis=1).astype(np.float64))
 
 
 def non_negative(graph: Graph) -> set[Value]:

@@ -131,7 +131,7 @@ def test_percentiles_are_those_of_all_elements(percent: float) -> None:
         low, high = np.percentile(elements, [100 - percent, percent])
         if elements.size < 1000:
             continue  # numpy interpolates between few elements in its own way
-        bins = (elements.max() - elements.min()) / 1000
+        bins = float(elements.max() - elements.min()) / 1000
         assert found[value].low == pytest.approx(low, abs=bins)
         assert found[value].high == pytest.approx(high, abs=bins)
 

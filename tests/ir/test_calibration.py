@@ -128,12 +128,12 @@ def test_percentiles_are_those_of_all_elements(percent: float) -> None:
     found = calibrate(graph, samples, values, method="percentile", percent=percent)
     for value, arrays in fetched(graph, samples):
         elements = np.concatenate([array.ravel() for array in arrays])
-        low, high = np.percentile(elements, [100 - percent, percent])
         if elements.size < 1000:
-            continue  # numpy interpolates between few elements in its own way
-        bins = float(elements.max() - elements.min()) / 1000
-        assert found[value].low == pytest.approx(low, abs=bins)
-        assert found[value].high == pytest.approx(high, abs=bins)
+            continue  # too few for what follows
+        beyond = [np.mean(elements < found[value].low), np.mean(elements > found[value].high)]
+        zeros = np.mean(elements == 0)  # a percentile among them cannot leave fewer out
+        assert beyond[0] == pytest.approx(0 if zeros > 0.2 else 1 - percent / 100, abs=2e-3)
+        assert beyond[1] == pytest.approx(1 - percent / 100, abs=2e-3)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 
 from .errors import ModelError
 from .external import DataWriter, ExternalFiles, map_file
@@ -19,10 +19,8 @@ from .onnx_save import save_model
 from .tensor import Tensor
 from .tensor_io import ExternalSource
 
-_LARGEST = 2**31 - 1
-"""Bytes of the largest file that protobuf can read."""
-_LARGEST_INLINE = _LARGEST - 2**26
-"""Bytes of weights from which on they go to a data file; the rest needs room, too."""
+_LARGEST_INLINE = 2**31 - 2**26
+"""Bytes of weights that a model file may hold: protobuf reads 2 GB, and the rest needs room."""
 
 
 def load(source: str | os.PathLike[str] | onnx.ModelProto | Any) -> Graph:
@@ -83,14 +81,22 @@ def from_gs(source: Any) -> Graph:
             f"cannot load a {type(source).__name__}: give a path, an onnx.ModelProto or an "
             "onnx-graphsurgeon Graph"
         )
-    return load(gs.export_onnx(source))
+    try:
+        model = gs.export_onnx(source)
+    except Exception as error:  # of any kind: it checks little itself
+        raise ModelError(f"onnx-graphsurgeon cannot write its graph: {error}") from error
+    return load(model)
 
 
 def to_gs(graph: Graph) -> Any:
     """The onnx-graphsurgeon `Graph` of `graph`; what that class has no place for is left out."""
     import onnx_graphsurgeon as gs
 
-    return gs.import_onnx(save(graph))
+    model = save(graph)
+    try:
+        return gs.import_onnx(model)
+    except Exception as error:
+        raise ModelError(f"onnx-graphsurgeon cannot hold this graph: {error}") from error
 
 
 def _weights(graph: Graph) -> list[Tensor]:
@@ -112,12 +118,13 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def _serialize(model: onnx.ModelProto) -> bytes:
-    if model.ByteSize() > _LARGEST:
+    try:
+        data: bytes = model.SerializeToString(deterministic=True)
+    except EncodeError:
         raise ModelError(
             "attributes hold over 2 GB, more than a model file can: turn Constant nodes into "
             "initializers (canonicalize), which go to a data file"
-        )
-    data: bytes = model.SerializeToString(deterministic=True)
+        ) from None
     return data
 
 

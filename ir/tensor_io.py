@@ -115,14 +115,14 @@ def describe(tensor: Tensor, name: str | None = None) -> onnx.TensorProto:
     return proto
 
 
-def stored_bytes(tensor: Tensor) -> bytes | memoryview:
+def stored_bytes(tensor: Tensor) -> memoryview:
     """The elements as `raw_data` and data files hold them: little-endian, sub-byte types packed."""
     if isinstance(tensor.source, ExternalSource):
         return tensor.source.data
     array = np.ascontiguousarray(tensor.numpy()).astype(tensor.dtype.numpy, copy=False)
     if tensor.dtype.bits % 8:
-        return _pack(array.reshape(-1).view(np.uint8), tensor.dtype.bits).tobytes()
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        return _pack(array.reshape(-1).view(np.uint8), tensor.dtype.bits).data
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data
 
 
 def stored_size(proto: onnx.TensorProto) -> int:

@@ -451,6 +451,16 @@ class TestGraphSurgeon:
         graph = load(gs.import_onnx(model))
         assert run(save(graph), x=np.float32([3, 4]))[0].tolist() == [3, 8]
 
+    def test_its_failures_are_ours(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        gs = pytest.importorskip("onnx_graphsurgeon")
+
+        def fail(graph: object) -> None:
+            raise UnboundLocalError("a variable")
+
+        monkeypatch.setattr(gs, "export_onnx", fail)
+        with pytest.raises(ModelError, match="cannot write its graph: a variable"):
+            load(gs.Graph())
+
     def test_its_graphs_are_made(self) -> None:
         from ptq_opt.ir import from_gs, to_gs
 

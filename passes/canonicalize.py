@@ -14,8 +14,8 @@ from .driver import apply
 from .opset import raise_opset
 
 RULES = (
+    *noops.RULES,  # first: a constant behind a no-op is shared, not copied
     *constants.RULES,
-    *noops.RULES,
     *defaults.RULES,
     *activations.RULES,
     *linear.RULES,

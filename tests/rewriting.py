@@ -37,7 +37,8 @@ def net(
 
 def _initializer(name: str, array: Array) -> str:
     kind = DType.of(array).name.lower()
-    elements = ",".join(str(item).lower() for item in array.reshape(-1).tolist())
+    items = array.astype(int) if array.dtype == bool else array
+    elements = ",".join(str(item) for item in items.reshape(-1).tolist())
     return f"{kind}[{','.join(map(str, array.shape))}] {name} = {{{elements}}}"
 
 

@@ -23,7 +23,7 @@ ARITHMETIC = (
     *("Where", "Xor", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum"),
 )
 MOVES = (
-    *("Concat", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Size", "Slice", "Split"),
+    *("Concat", "Flatten", "Gather", "Reshape", "Shape", "Size", "Slice", "Split"),
     *("Squeeze", "Transpose", "Unsqueeze"),
 )
 GROWS = ("ConstantOfShape", "Expand", "Range", "Tile")

@@ -14,7 +14,7 @@ import numpy as np
 from .clone import clone
 from .dtypes import DType
 from .evaluate import Runner, reduce
-from .graph import Graph, Node, Value
+from .graph import Graph, Node, Shape, Value
 from .histogram import Floats, Histogram
 from .samples import Feeds
 from .tensor import Array
@@ -103,23 +103,23 @@ class _Adder:
         """The minimum, maximum or mean ("Min", "Max", "Mean"): float32 () or [channels]."""
         value = target.value
         if value.dtype is not DType.FLOAT:
-            value = self.once("Cast", value, to=int(DType.FLOAT))
+            value = self.once("Cast", value, value.shape, to=int(DType.FLOAT))
         pool = {"Max": "GlobalMaxPool", "Mean": "GlobalAveragePool"}.get(op)
-        if pool and target.axis in (None, 1) and _is_feature_map(value):
-            value = self.once(pool, value)
+        shape = value.shape
+        if pool and shape and target.axis in (None, 1) and _is_feature_map(shape):
+            value = self.once(pool, value, shape[:2] + (1,) * (len(shape) - 2))
         return reduce(self.graph, value, f"Reduce{op}", target.axis)
 
-    def once(self, op: str, value: Value, **attrs: int) -> Value:
+    def once(self, op: str, value: Value, shape: Shape | None, **attrs: int) -> Value:
         if (value, op) not in self.made:
             made = self.graph.add(op, [value], dict(attrs)).output
-            made.dtype, made.shape = DType.FLOAT, value.shape
+            made.dtype, made.shape = DType.FLOAT, shape
             self.made[value, op] = made
         return self.made[value, op]
 
 
-def _is_feature_map(value: Value) -> bool:
+def _is_feature_map(shape: Shape) -> bool:
     """True for [N, C, spatial...] with known spatial sizes, so that it cannot be empty."""
-    shape = value.shape or ()
     return 3 <= len(shape) <= 5 and all(isinstance(d, int) and d > 0 for d in shape[2:])
 
 

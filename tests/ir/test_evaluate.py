@@ -100,7 +100,9 @@ def test_values_that_bodies_read_are_there() -> None:
         helper.make_tensor_value_info("flag", TensorProto.BOOL, []),
     ]
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
-    graph = load(helper.make_model(helper.make_graph(nodes, "g", inputs, [output]), ir_version=8))
+    opsets = [helper.make_opsetid("", 17)]
+    body = helper.make_graph(nodes, "g", inputs, [output])
+    graph = load(helper.make_model(body, opset_imports=opsets, ir_version=8))
     feeds = {"x": np.array([1, 2], np.float32), "flag": np.array(True)}
     inner, y = Runner(graph, [graph.find("inner"), graph.find("y")]).run(feeds)
     assert (inner.tolist(), y.tolist()) == ([2.0, 4.0], [-2.0, -4.0])

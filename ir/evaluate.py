@@ -143,7 +143,7 @@ class _Outside:
         self.candidates = {names.values[v] for v in read if v.const is not None}
         self.arrays: dict[str, Array] = {}
 
-    def store(self, tensor: Tensor, name: str) -> onnx.TensorProto:
+    def store(self, tensor: Tensor, name: str | None) -> onnx.TensorProto:
         plain = tensor.dtype.numpy.kind in "biuf"  # numpy's own types, no strings
         if tensor.nbytes < OUTSIDE or not plain or name not in self.candidates:
             return tensor_to_proto(tensor, name)

@@ -88,9 +88,9 @@ class DataWriter:
     file: BinaryIO
     location: str
 
-    def store(self, tensor: Tensor, name: str) -> onnx.TensorProto:
-        """The proto of an initializer; its data is in the file unless it is small."""
-        if tensor.nbytes < _PAGE:
+    def store(self, tensor: Tensor, name: str | None) -> onnx.TensorProto:
+        """The proto of a tensor; an initializer's data is in the file unless it is small."""
+        if name is None or tensor.nbytes < _PAGE:
             return tensor_to_proto(tensor, name)
         self.file.write(bytes(-self.file.tell() % _PAGE))
         offset = self.file.tell()

@@ -17,8 +17,9 @@ from .tensor import Tensor
 from .tensor_io import SparseSource, tensor_from_proto, tensor_to_proto
 
 Attr = onnx.AttributeProto
-StoreTensor = Callable[[Tensor, str], onnx.TensorProto]
-"""Makes the proto of an initializer, with its data inside or in another file."""
+StoreTensor = Callable[[Tensor, str | None], onnx.TensorProto]
+"""Makes the proto of an initializer of a name, or of an attribute (None), whose data must be inside
+the model if it is to be run."""
 
 
 def save_model(
@@ -28,7 +29,7 @@ def save_model(
 
     Args:
         graph: the main graph of a model.
-        store: decides where the data of initializers goes.
+        store: decides where the data of initializers and attributes goes.
         names: what values and nodes are to be called, `Names.of(graph)` by default.
     """
     info = graph.info
@@ -154,7 +155,7 @@ class _Writer:
             attr.CopyFrom(value)
         elif isinstance(value, Tensor):
             attr.type = Attr.TENSOR
-            attr.t.CopyFrom(tensor_to_proto(value))
+            attr.t.CopyFrom(self.store(value, None))
         elif isinstance(value, Graph):
             attr.type = Attr.GRAPH
             self.graph(value, attr.g, is_body=True)

@@ -13,7 +13,7 @@ from .tensor import Tensor
 from .tensor_io import describe, tensor_to_proto
 
 _CARRIES_SHAPE = 1024
-"""Elements up to which an integer constant may be a shape, an axis or a slice that shapes need."""
+"""Elements up to which a constant may say sizes, axes, scales or limits that shapes depend on."""
 
 
 def infer(graph: Graph) -> None:
@@ -29,11 +29,10 @@ def infer(graph: Graph) -> None:
     _read(graph, inferred.graph, names)
 
 
-def _without_weights(tensor: Tensor, name: str) -> onnx.TensorProto:
-    """An initializer with its data only when that data may say something about shapes."""
-    if tensor.dtype.is_integer and tensor.size <= _CARRIES_SHAPE:
-        return tensor_to_proto(tensor, name)
-    return describe(tensor, name)
+def _without_weights(tensor: Tensor, name: str | None) -> onnx.TensorProto:
+    """A tensor with its data only when that may say something about shapes."""
+    is_small = tensor.size <= _CARRIES_SHAPE
+    return tensor_to_proto(tensor, name) if is_small else describe(tensor, name)
 
 
 def _read(graph: Graph, proto: onnx.GraphProto, names: Names) -> None:

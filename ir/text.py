@@ -68,7 +68,7 @@ def print_graph(graph: Graph, elide: int | None = 16) -> str:
             cannot be parsed; None prints all of them.
     """
 
-    def store(tensor: Tensor, name: str) -> onnx.TensorProto:
+    def store(tensor: Tensor, name: str | None) -> onnx.TensorProto:
         is_shown = elide is None or tensor.size <= elide
         return tensor_to_proto(tensor, name) if is_shown else describe(tensor, name)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx_cases import all_models
 
-from ptq_opt.ir import DType, Graph, Value, load
+from ptq_opt.ir import DType, Graph, Tensor, Value, load
 from ptq_opt.ir.shapes import infer
 from ptq_opt.ir.text import parse
 
@@ -52,6 +52,12 @@ def test_small_integer_constants_say_shapes() -> None:
     assert graph.find("y").shape == (2, 3, 2)
 
 
+def test_small_real_constants_say_scales() -> None:
+    graph = inferred("""
+        g (float[1,1,4,6] x) => (float[] y) <float[4] s = {1, 1, 2, 0.5}> { y = Resize(x, , s) }""")
+    assert graph.find("y").shape == (1, 1, 8, 3)
+
+
 def test_shapes_that_are_computed_are_followed() -> None:
     graph = inferred("""
         g (float[2,6] x, float[3,4] z) => (float[] y) {
@@ -62,14 +68,18 @@ def test_shapes_that_are_computed_are_followed() -> None:
 
 
 def test_weights_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = parse("g (float[2,2] x) => (float[] y) <float[2,2] w = {1,2,3,4}> { y = MatMul(x, w) }")
+    graph = parse("g (float[2,50] x) => (float[] y) { t = Constant() y = MatMul(x, t) }")
+    weights = Tensor(np.ones((50, 50), np.float32))
+    graph.find("t").producer.attrs["value"] = weights
+    product = graph.add("MatMul", [graph.find("y"), graph.constant(weights)])
 
     def refuse(_: object) -> np.ndarray:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr("ptq_opt.ir.tensor_io._decode", refuse)
+    monkeypatch.setattr(Tensor, "numpy", refuse)
     infer(graph)
-    assert graph.find("y").shape == (2, 2)
+    assert graph.find("y").shape == (2, 50)
+    assert product.output.shape == (2, 50)
 
 
 def test_custom_operators_stay_unknown_and_stop_nothing() -> None:

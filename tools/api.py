@@ -84,8 +84,8 @@ class Data:
         """Take `count` samples of `data` to learn from, and some more (or of these) to judge by."""
         if data is None:
             log.warning(NO_DATA)
-            learn = random_samples(graph.inputs, MADE_UP, seed)
-            judge = random_samples(graph.inputs, HELD_BACK, seed + 1)
+            learn = random_samples(graph.inputs, min(count, MADE_UP), seed)
+            judge = random_samples(graph.inputs, min(count, HELD_BACK), seed + 1)
             return Data(learn, judge, True, "made-up noise")
         every = open_samples(data, graph.inputs, count + HELD_BACK)
         n = len(every)

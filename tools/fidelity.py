@@ -1,6 +1,6 @@
 """Compares the quantized model with the float one: outputs, and layer by layer.
 
-One sample is in memory at a time, and of its inner tensors only a few.
+One sample is in memory at a time, and of its large inner tensors only every k-th element.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from ..ir import Graph, ModelError, Node, Value
 from ..ir.clone import clone
 from ..ir.evaluate import MOST_DECIBEL, Runner, decibel
 from ..ir.reach import out_of_reach
-from ..ir.samples import Feeds, Samples
-from ..ir.shapes import infer
+from ..ir.samples import Samples
 from ..ir.tensor import Array
 from ..passes.units import DATA_INPUTS
 from .report import Fidelity, LayerFidelity, OutputFidelity
 
 LAYER_SAMPLES = 4
 """Samples that inner tensors are compared on; outputs are compared on all."""
-FETCH_BYTES = 32 << 20
-"""Inner tensors of one sample that are held at a time."""
+ELEMENTS = 1 << 14
+"""Elements of an inner tensor that are compared; larger ones are sampled."""
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -135,15 +134,12 @@ class Reference:
 
     def _compare_layers(self, graph: Graph, inner: Graph) -> Iterator[LayerFidelity]:
         pairs = stored_as_integers(inner, graph)
-        infer(inner)
-        feeds = list(islice(self.judge, LAYER_SAMPLES))
-        noises: dict[Value, Noise] = {original: Noise() for original in pairs}
-        for some in _parts(list(pairs), _sizes(inner, feeds[0])):
-            runners = Runner(inner, some), Runner(graph, [pairs[value] for value in some])
-            for sample in feeds:
-                expected, found = (runner.run(sample) for runner in runners)
-                for value, a, b in zip(some, expected, found, strict=True):
-                    noises[value].add(a, b)
+        runners = sampling(inner, list(pairs)), sampling(graph, list(pairs.values()))
+        noises = {value: Noise() for value in pairs}
+        for feeds in islice(self.judge, LAYER_SAMPLES):
+            expected, found = (runner.run(feeds) for runner in runners)
+            for noise, a, b in zip(noises.values(), expected, found, strict=True):
+                noise.add(a, b)
         for value, noise in noises.items():
             before = [noises[v].db for v in _measured_before(value, noises)]
             db, before_db = noise.db, min(before, default=MOST_DECIBEL)
@@ -152,6 +148,29 @@ class Reference:
             yield LayerFidelity(
                 layer_of(value, noises).label, tensor, db, before_db, max(added, 0.0)
             )
+
+
+def sampling(graph: Graph, values: Sequence[Value]) -> Runner:
+    """Runs `graph` and fetches some elements of each of `values`, [n] each.
+
+    These are all elements of a small tensor and about ELEMENTS of a large one: every k-th with
+    odd k, so that all channels take part.
+    """
+    copy, where = clone(graph)
+
+    def integers(*numbers: int) -> Value:
+        return copy.constant(np.array(numbers, np.int64))
+
+    def some(value: Value) -> Value:
+        flat = copy.add("Reshape", [value, integers(-1)]).output
+        size = copy.add("Size", [value]).output
+        pairs = copy.add("Div", [size, integers(2 * ELEMENTS)]).output
+        even = copy.add("Mul", [pairs, integers(2)]).output
+        step = copy.add("Add", [even, integers(1)]).output
+        everything = integers(0), integers(np.iinfo(np.int64).max), integers(0)
+        return copy.add("Slice", [flat, *everything, step]).output
+
+    return Runner(copy, [some(where[value]) for value in values])
 
 
 def stored_as_integers(inner: Graph, graph: Graph) -> dict[Value, Value]:
@@ -198,31 +217,3 @@ def _measured_before(value: Value, measured: Mapping[Value, Noise]) -> list[Valu
                 seen.add(operand)
                 (found if operand in measured else stack).append(operand)
     return found
-
-
-def _sizes(graph: Graph, feeds: Feeds) -> dict[Value, int]:
-    """Bytes of every value for a sample like `feeds`; an unknown dimension counts as 1."""
-    known: dict[str, int] = {}
-    for value in graph.inputs:
-        if value.name in feeds and value.shape is not None:
-            pairs = zip(value.shape, feeds[value.name].shape, strict=False)
-            known.update((dim, size) for dim, size in pairs if isinstance(dim, str))
-    sizes = {}
-    for value in graph.values():
-        dims = [d if isinstance(d, int) else known.get(d or "", 1) for d in value.shape or ()]
-        sizes[value] = 4 * math.prod(dims)
-    return sizes
-
-
-def _parts(values: Sequence[Value], sizes: Mapping[Value, int]) -> Iterator[list[Value]]:
-    """Cut `values` so that each part takes at most FETCH_BYTES, or is a single value."""
-    part: list[Value] = []
-    held = 0
-    for value in values:
-        if part and held + sizes[value] > FETCH_BYTES:
-            yield part
-            part, held = [], 0
-        part.append(value)
-        held += sizes[value]
-    if part:
-        yield part

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ..ir.evaluate import MOST_DECIBEL
 from ..passes.base import examples
-from .report import Decision, LayerFidelity, Report
+from .report import Conversions, Decision, LayerFidelity, Report
 
 WORST = 5
 """How many of the layers that lose most precision are shown."""
@@ -69,6 +69,8 @@ def _operators(report: Report) -> Parts:
     if table.row_count:
         yield from _section("Not quantized", table)
     c = report.conversions
+    if c == Conversions():
+        return
     text = f"{c.quantize} QuantizeLinear, {c.dequantize} DequantizeLinear"
     text += f", {c.requantize} from grid to grid" if c.requantize else ""
     yield from _section("Conversions left between float and integers", _indented(text))

@@ -12,7 +12,14 @@ from ptq_opt import quantize
 from ptq_opt.ir import Graph, Value, load
 from ptq_opt.ir.samples import open_samples
 from ptq_opt.tools import fidelity
-from ptq_opt.tools.fidelity import Noise, Reference, Tally, layer_of, stored_as_integers
+from ptq_opt.tools.fidelity import (
+    Noise,
+    Reference,
+    Tally,
+    layer_of,
+    sampling,
+    stored_as_integers,
+)
 
 
 def sqnr(original: np.ndarray, found: np.ndarray) -> float:
@@ -59,16 +66,28 @@ def test_layers_are_compared_after_their_grid(model: onnx.ModelProto, samples: l
     )
 
 
-def test_layers_do_not_depend_on_how_many_are_fetched_at_once(
+def test_a_part_of_the_elements_stands_for_all(
     model: onnx.ModelProto, samples: list[Feeds], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_once = quantize(model, samples).report.fidelity.layers
-    assert len(at_once) > 2
-    monkeypatch.setattr(fidelity, "FETCH_BYTES", 1)
-    one_by_one = quantize(model, samples).report.fidelity.layers
-    assert [layer.tensor for layer in one_by_one] == [layer.tensor for layer in at_once]
-    for a, b in zip(one_by_one, at_once, strict=True):
-        assert a.sqnr_db == pytest.approx(b.sqnr_db, abs=0.5)  # kernels fuse differently
+    monkeypatch.setattr(fidelity, "ELEMENTS", 1 << 30)
+    every = quantize(model, samples).report.fidelity.layers
+    monkeypatch.setattr(fidelity, "ELEMENTS", 1 << 10)
+    some = quantize(model, samples).report.fidelity.layers
+    assert [layer.tensor for layer in some] == [layer.tensor for layer in every]
+    assert len(every) > 2
+    for a, b in zip(some, every, strict=True):
+        assert a.sqnr_db == pytest.approx(b.sqnr_db, abs=0.5)
+
+
+@pytest.mark.parametrize(("elements", "step"), [(1 << 30, 1), (1600, 1), (1536, 3), (100, 31)])
+def test_sampling_takes_every_kth_element(
+    model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, elements: int, step: int
+) -> None:
+    monkeypatch.setattr(fidelity, "ELEMENTS", elements)
+    graph = load(model)
+    x = np.arange(3 * 32 * 32, dtype=np.float32).reshape(1, 3, 32, 32)
+    (found,) = sampling(graph, [graph.find("x")]).run({"x": x})
+    assert found.tolist() == list(range(0, x.size, step))
 
 
 def test_what_rescales_inner_tensors_is_no_noise(

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..ir import DType, Graph, Node, Value
 from ..ir.evaluate import Runner
-from .lowering import Lowering, grid_of, handles, known_shape, limits, plain
+from .lowering import Lowering, constant_of, grid_of, handles, known_shape, limits, plain
 from .model import Array, Kind, Type
 from .values import (
     Abstract,
@@ -95,12 +95,10 @@ def function(low: Lowering, node: Node) -> list[Abstract]:
     if node.op != "BatchNormalization":
         return [table_of(low, node)]
     x = low.values.get(node.inputs[0]) if node.inputs[0] is not None else None
-    parameters = [low.values.get(v) for v in node.inputs[1:] if v is not None]
     if not isinstance(x, Grid) or len(node.outputs) > 1:
         raise Declined("an operand is not quantized")
-    arrays = [p.array.astype(np.float32)[:, None] for p in parameters if isinstance(p, Const)]
-    if len(arrays) != 4:
-        raise Declined("parameters are not constants")
+    found = [constant_of(low, node, slot) for slot in range(1, 5)]
+    arrays = [a.astype(np.float32)[:, None] for a in found if a is not None]
     scale, bias, mean, variance = arrays
     factor = scale / np.sqrt(variance + np.float32(node.attrs.get("epsilon", 1e-5)))
     if x.table is not None and x.table.ndim == 2 and x.axis != 1:

@@ -167,7 +167,8 @@ ptq_status ptq_prepare_binary(const ptq_build *build, ptq_node *node) {
   PTQ_REQUIRE(bottom <= lo && lo <= hi && hi <= top, "clamp limits outside the type");
   float sign = node->kind == PTQ_SUB ? -1.0f : 1.0f;
   float product = a->scale * b->scale / y->scale, ratio = a->scale / y->scale;
-  PTQ_REQUIRE(product < 1048576.0f && ratio < 1048576.0f && b->scale / y->scale < 1048576.0f,
+  PTQ_REQUIRE(ptq_multiplier_fits(build, product) && ptq_multiplier_fits(build, ratio) &&
+                  ptq_multiplier_fits(build, b->scale / y->scale),
               "the output grid is too fine for the operands'");
   s->op = (arithmetic){.mode = build->requant,
                        .adder = ptq_make_adder(build->requant, a->scale, sign * b->scale, y->scale),

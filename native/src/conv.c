@@ -9,6 +9,7 @@ static void release(void *state) {
   for (int32_t i = 0; c->phases && i < c->phase_count; i++) {
     free(c->phases[i].tap);
     free(c->phases[i].offset);
+    free(c->phases[i].place);
     free(c->phases[i].weights);
     free(c->phases[i].bias);
   }
@@ -72,25 +73,38 @@ ptq_status ptq_conv_epilogue(const ptq_build *build, const ptq_node *node, ptq_c
   return PTQ_OK;
 }
 
-/* Kernel, vector length and rows per block. Rare arithmetic stays with the scalar code. */
+typedef struct {
+  ptq_isa isa;
+  const char *name;
+  ptq_conv_kernel *conv, *depthwise;
+  int32_t lanes, block_rows;
+} kernel_set;
+
+/* Kernels, vector length and rows per block. Rare arithmetic stays with the scalar code. */
 const char *ptq_conv_choose(const ptq_build *build, ptq_conv *c) {
-  bool plain = c->in_element == 1 && c->weight_zero == 0 && c->accumulate == PTQ_ACCUMULATE_S32;
-  c->lanes = 4;
-  c->block_rows = 12;
-  c->kernel = c->depthwise         ? ptq_depthwise_scalar
-              : c->in_element == 1 ? ptq_conv_scalar
-                                   : ptq_conv_scalar_s16;
-  (void)build;
+  static const kernel_set sets[] = {
 #if PTQ_X86
-  if (plain && build->isa >= PTQ_ISA_AVX512VNNI) {
-    c->lanes = 16;
-    c->block_rows = 24;
-    c->kernel = c->depthwise ? ptq_depthwise_avx512vnni : ptq_conv_avx512vnni;
-    return c->depthwise ? "depthwise avx512vnni" : "avx512vnni";
+      {PTQ_ISA_AVX512VNNI, "avx512vnni", ptq_conv_avx512vnni, ptq_depthwise_avx512vnni, 16, 24},
+      {PTQ_ISA_AVXVNNI, "avxvnni", ptq_conv_avxvnni, ptq_depthwise_avxvnni, 8, 24},
+      {PTQ_ISA_AVX2, "avx2", ptq_conv_avx2, ptq_depthwise_avx2, 8, 24},
+#endif
+      {PTQ_ISA_SCALAR, "scalar", ptq_conv_scalar, ptq_depthwise_scalar, 4, 12},
+  };
+  const kernel_set *set = sets;
+  bool plain = c->in_element == 1 && c->weight_zero == 0 && c->accumulate == PTQ_ACCUMULATE_S32;
+  while (set->isa != PTQ_ISA_SCALAR && (!plain || set->isa > build->isa || !ptq_have_isa(set->isa)))
+    set++;
+  c->lanes = set->lanes;
+  c->block_rows = set->block_rows;
+  c->kernel = c->depthwise ? set->depthwise : set->conv;
+  if (c->in_element == 2) c->kernel = ptq_conv_scalar_s16;
+#if PTQ_X86
+  if (set->isa == PTQ_ISA_AVX512VNNI && c->depthwise && c->out_channels <= 32) {
+    c->lanes = 8;
+    c->kernel = ptq_depthwise_avx512vl;
   }
 #endif
-  (void)plain;
-  return "scalar";
+  return set->name;
 }
 
 /* Rows per task: enough to reuse a panel from cache, few enough that the inputs stay in L2 and
@@ -175,8 +189,10 @@ ptq_status ptq_prepare_conv(const ptq_build *build, ptq_node *node) {
   node->tasks = plan_tasks(build, c);
   int64_t taps = 0;
   for (int32_t i = 0; i < c->phase_count; i++) {
-    taps = ptq_max(taps, c->phases[i].taps);
-    node->work += (double)c->phases[i].rows * c->phases[i].taps * c->k * c->out_channels;
+    const ptq_phase *p = &c->phases[i];
+    taps = ptq_max(taps, p->taps);
+    for (int32_t t = 0; t < p->taps; t++)
+      if (p->place[t] >= 0) node->work += (double)p->rows * c->k * c->out_channels;
   }
   node->scratch = (size_t)c->chunk_rows * (sizeof(int64_t) + (size_t)taps * sizeof(void *));
   return PTQ_OK;

@@ -25,6 +25,7 @@ typedef struct {
 typedef struct {
   int32_t taps;
   int32_t (*tap)[3];
+  int32_t *place;          /* of each tap among the weights' taps; -1 for one without weights */
   int64_t *offset;         /* of each tap in bytes, for positions whose taps all exist */
   int32_t low[3], high[3]; /* those positions' input coordinates */
   int32_t count[3];        /* positions per spatial dimension */
@@ -64,6 +65,7 @@ struct ptq_conv {
   int32_t steps; /* k / 4, rounded up */
   size_t in_element, out_element;
   int32_t weight_zero, in_zero;
+  bool columns;   /* depthwise with three rows: taps go column by column, four to each */
   bool depthwise; /* then groups = 1 here, and weights are [taps / 4][width][4 taps] */
   ptq_accumulate accumulate;
   int32_t lanes; /* 32-bit lanes of a vector */
@@ -102,8 +104,9 @@ void ptq_conv_pointers(const ptq_conv *c, const ptq_phase *p, int32_t group, int
 
 ptq_conv_kernel ptq_conv_scalar, ptq_conv_scalar_s16, ptq_depthwise_scalar;
 #if PTQ_X86
-ptq_conv_kernel ptq_conv_avx2, ptq_conv_avxvnni, ptq_conv_avx512vnni, ptq_conv_amx;
-ptq_conv_kernel ptq_depthwise_avx2, ptq_depthwise_avx512vnni;
+ptq_conv_kernel ptq_conv_avx2, ptq_conv_avxvnni, ptq_conv_avx512vnni;
+ptq_conv_kernel ptq_depthwise_avx2, ptq_depthwise_avxvnni, ptq_depthwise_avx512vnni;
+ptq_conv_kernel ptq_depthwise_avx512vl;
 #endif
 
 #endif

@@ -42,30 +42,35 @@ static ptq_status read_window(const ptq_build *build, const ptq_node *node, wind
 }
 
 static ptq_status add_phase(const ptq_build *build, ptq_phase *p, const ptq_conv *c, int64_t taps) {
-  p->tap = ptq_alloc((size_t)ptq_max(taps, 1) * sizeof *p->tap);
-  if (!p->tap) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
+  p->tap = ptq_alloc((size_t)taps * sizeof *p->tap);
+  p->place = ptq_alloc((size_t)taps * sizeof *p->place);
+  if (!p->tap || !p->place) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
   p->rows = (int64_t)c->batch * p->count[0] * p->count[1] * p->count[2];
   return PTQ_OK;
 }
 
+/* Depthwise kernels of three rows take their taps by columns, each filled up to four with a tap
+ * that has no weights: neighbouring pixels then share whole columns. */
 static ptq_status plain_phase(const ptq_build *build, ptq_conv *c, const window *w, bool merge) {
   ptq_phase *p = c->phases;
-  int32_t width = merge ? 1 : w->kernel[2];
+  const int32_t width = merge ? 1 : w->kernel[2], height = w->kernel[1];
   for (int32_t i = 0; i < 3; i++) {
     p->count[i] = c->out_dims[i];
     p->in_step[i] = w->stride[i];
     p->out_step[i] = 1;
   }
-  ptq_status status = add_phase(build, p, c, (int64_t)w->kernel[0] * w->kernel[1] * width);
+  p->taps = c->columns ? 4 * width : w->kernel[0] * height * width;
+  ptq_status status = add_phase(build, p, c, p->taps);
   if (status != PTQ_OK) return status;
-  for (int32_t a = 0; a < w->kernel[0]; a++)
-    for (int32_t b = 0; b < w->kernel[1]; b++)
-      for (int32_t d = 0; d < width; d++) {
-        int32_t *tap = p->tap[p->taps++];
-        tap[0] = a * w->dilation[0] - w->pad[0];
-        tap[1] = b * w->dilation[1] - w->pad[1];
-        tap[2] = d * w->dilation[2] - w->pad[2];
-      }
+  for (int32_t t = 0; t < p->taps; t++) {
+    int32_t row = c->columns ? (t % 4 < 3 ? t % 4 : 2) : t / width % height;
+    int32_t column = c->columns ? t / 4 : t % width;
+    p->tap[t][0] = t / width / height * w->dilation[0] - w->pad[0];
+    p->tap[t][1] = row * w->dilation[1] - w->pad[1];
+    p->tap[t][2] = column * w->dilation[2] - w->pad[2];
+    if (c->columns) p->tap[t][0] = -w->pad[0];
+    p->place[t] = !c->columns ? t : t % 4 < 3 ? row * width + column : -1;
+  }
   return PTQ_OK;
 }
 
@@ -94,6 +99,7 @@ static ptq_status transposed_phase(const ptq_build *build, ptq_conv *c, const wi
       seen = seen && distance % w->stride[i] == 0;
       tap[i] = distance / w->stride[i];
     }
+    p->place[p->taps] = flat;
     p->taps += seen;
   }
   return PTQ_OK;
@@ -145,6 +151,7 @@ ptq_status ptq_conv_geometry(const ptq_build *build, const ptq_node *node, ptq_c
     c->k = 1;
     c->group_in = c->group_out = c->in_channels;
     c->groups = 1;
+    c->columns = w.kernel[0] == 1 && w.kernel[1] == 3 && w.kernel[2] == 3;
   }
   if (transposed) {
     PTQ_REQUIRE((int64_t)w.stride[0] * w.stride[1] * w.stride[2] <= 4096, "strides too large");

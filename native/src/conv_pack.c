@@ -29,9 +29,8 @@ ptq_status ptq_conv_panels(const ptq_build *build, ptq_conv *c, int64_t per_chan
   return PTQ_OK;
 }
 
-/* The original index of tap `t` of a phase: its place in the [O, k..., C] weights. */
 static ptq_status pack_phase(const ptq_build *build, const ptq_node *node, ptq_conv *c,
-                             ptq_phase *p, const int32_t *place, int64_t total_taps) {
+                             ptq_phase *p, int64_t total_taps) {
   const ptq_value *w = node->in[1], *bias = node->in[3];
   int64_t inner = (int64_t)p->taps * c->steps * 4; /* packed weights of one channel */
   if (c->depthwise) inner = ((int64_t)p->taps + 3) / 4 * 4;
@@ -51,8 +50,8 @@ static ptq_status pack_phase(const ptq_build *build, const ptq_node *node, ptq_c
         for (int64_t j = 0; j < inner; j++) {
           int64_t t = c->depthwise ? j : j / (c->steps * 4),
                   k = c->depthwise ? 0 : j % (c->steps * 4);
-          if (t >= p->taps || k >= c->k) continue;
-          int32_t value = weight_at(w, (o * total_taps + place[t]) * c->k + k);
+          if (t >= p->taps || k >= c->k || p->place[t] < 0) continue;
+          int32_t value = weight_at(w, (o * total_taps + p->place[t]) * c->k + k);
           to[(j / 4 * panel->width + position) * 4 + j % 4] = (int8_t)value;
           sum += value - c->weight_zero;
         }
@@ -96,7 +95,8 @@ static ptq_status pack_multipliers(const ptq_build *build, const ptq_node *node,
         int64_t o = (int64_t)g * c->group_out + panel->first + channel;
         float m = node->in[0]->scale * scales[node->in[2]->count == 1 ? 0 : o];
         if (c->epilogue.dtype == PTQ_U8 || c->epilogue.dtype == PTQ_S16) m /= node->in[4]->scale;
-        PTQ_REQUIRE(m >= 0 && m < 1048576.0f, "multiplier of channel %d out of range", (int)o);
+        PTQ_REQUIRE(m >= 0 && ptq_multiplier_fits(build, m),
+                    "multiplier of channel %d out of range", (int)o);
         int64_t at = g * c->group_parameters + panel->parameter + position;
         c->real[at] = m;
         c->multiplier[at] = ptq_make_multiplier(c->epilogue.mode, m);
@@ -105,37 +105,13 @@ static ptq_status pack_multipliers(const ptq_build *build, const ptq_node *node,
   return PTQ_OK;
 }
 
-/* The kernel index that reads input offset `tap` of a phase. */
-static void find_places(const ptq_node *node, const ptq_conv *c, const ptq_phase *p,
-                        int32_t *place) {
-  if (node->kind == PTQ_CONV) {
-    for (int32_t t = 0; t < p->taps; t++) place[t] = t;
-    return;
-  }
-  int32_t n = node->attr[0], kernel[3], stride[3], dilation[3], pad[3];
-  for (int32_t i = 0; i < 3; i++) {
-    int32_t j = i - (3 - n);
-    kernel[i] = j < 0 ? 1 : node->in[1]->dims[1 + j];
-    stride[i] = j < 0 ? 1 : node->attr[2 + j];
-    dilation[i] = j < 0 ? 1 : node->attr[2 + n + j];
-    pad[i] = j < 0 ? 0 : node->attr[2 + 2 * n + j];
-  }
-  (void)c;
-  for (int32_t t = 0; t < p->taps; t++) {
-    place[t] = 0;
-    for (int32_t i = 0; i < 3; i++) {
-      int32_t at = (p->out_first[i] + pad[i] - p->tap[t][i] * stride[i]) / dilation[i];
-      place[t] = place[t] * kernel[i] + at;
-    }
-  }
-}
-
 ptq_status ptq_conv_pack(const ptq_build *build, const ptq_node *node, ptq_conv *c) {
   ptq_status status = check_parameters(build, node, c);
   if (status != PTQ_OK) return status;
   int64_t total_taps = 1, most_taps = 0;
   for (int32_t i = 1; i < node->in[1]->rank - 1; i++) total_taps *= node->in[1]->dims[i];
-  if (node->kind == PTQ_CONV) total_taps = c->phases[0].taps; /* possibly merged */
+  total_taps =
+      total_taps * node->in[1]->dims[node->in[1]->rank - 1] / c->k; /* taps may be merged */
   for (int32_t i = 0; i < c->phase_count; i++) most_taps = ptq_max(most_taps, c->phases[i].taps);
   int64_t per_channel = c->depthwise ? (most_taps + 3) / 4 * 4 : most_taps * c->steps * 4;
   PTQ_REQUIRE(per_channel * 255 * 128 <= ((int64_t)1 << 46), "too many weights per channel");
@@ -144,16 +120,12 @@ ptq_status ptq_conv_pack(const ptq_build *build, const ptq_node *node, ptq_conv 
   if (status != PTQ_OK) return status;
   size_t pixel = ptq_round_up((size_t)ptq_max(c->group_in, c->k) * c->in_element, 4) + PTQ_SLACK;
   c->padding = ptq_alloc(pixel);
-  int32_t *place = ptq_alloc((size_t)(most_taps + 1) * sizeof *place);
-  if (!c->padding || !place) status = ptq_fail(build, PTQ_NO_MEMORY, "no memory");
-  for (size_t i = 0; status == PTQ_OK && i < pixel; i++) {
+  if (!c->padding) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
+  for (size_t i = 0; i < pixel; i++) {
     int16_t wide = (int16_t)c->in_zero;
     c->padding[i] = c->in_element == 1 ? (uint8_t)c->in_zero : ((const uint8_t *)&wide)[i % 2];
   }
-  for (int32_t i = 0; status == PTQ_OK && i < c->phase_count; i++) {
-    find_places(node, c, &c->phases[i], place);
-    status = pack_phase(build, node, c, &c->phases[i], place, total_taps);
-  }
-  free(place);
+  for (int32_t i = 0; status == PTQ_OK && i < c->phase_count; i++)
+    status = pack_phase(build, node, c, &c->phases[i], total_taps);
   return status;
 }

@@ -5,36 +5,90 @@
 #if PTQ_X86
 #include "conv_avx512.h"
 
+typedef struct {
+  __m512i v[4];
+} quad; /* four taps of 64 channels, in the accumulators' order */
+
+PTQ_INLINE PTQ_AVX512 quad interleave(__m512i a, __m512i b, __m512i c, __m512i d) {
+  const __m512i low_ab = _mm512_unpacklo_epi8(a, b), high_ab = _mm512_unpackhi_epi8(a, b);
+  const __m512i low_cd = _mm512_unpacklo_epi8(c, d), high_cd = _mm512_unpackhi_epi8(c, d);
+  return (quad){{_mm512_unpacklo_epi16(low_ab, low_cd), _mm512_unpackhi_epi16(low_ab, low_cd),
+                 _mm512_unpacklo_epi16(high_ab, high_cd), _mm512_unpackhi_epi16(high_ab, high_cd)}};
+}
+
+PTQ_INLINE PTQ_AVX512 void accumulate(__m512i acc[4], quad x, const int8_t *w) {
+  for (int j = 0; j < 4; j++)
+    acc[j] = _mm512_dpbusd_epi32(acc[j], x.v[j], _mm512_loadu_si512(w + 64 * j));
+}
+
+PTQ_INLINE PTQ_AVX512 void start(const ptq_conv *c, const int32_t *bias, __m512i acc[4]) {
+  for (int j = 0; j < 4; j++)
+    acc[j] = c->epilogue.direct ? _mm512_loadu_si512(bias + 16 * j) : _mm512_setzero_si512();
+}
+
+/* Three taps of one column; the fourth has no weights. */
+PTQ_INLINE PTQ_AVX512 quad load_column(const uint8_t *const *rows, int32_t step, int64_t first,
+                                       __mmask64 mask) {
+  return interleave(_mm512_maskz_loadu_epi8(mask, rows[0] + first),
+                    _mm512_maskz_loadu_epi8(mask, rows[step] + first),
+                    _mm512_maskz_loadu_epi8(mask, rows[2 * step] + first), _mm512_setzero_si512());
+}
+
+/* 3x3: a pixel whose columns are its neighbour's, one or two further, does not load them again.
+ * The middle row's pointers tell, as long as they point at the image. */
+PTQ_AVX512 static void columns(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
+                               const uint8_t *const *rows, int32_t count, uint8_t *const *y,
+                               const uint8_t *const *r) {
+  const int64_t parameter = panel->parameter, first = panel->first;
+  const __mmask64 mask = panel->valid == 64 ? ~0ULL : (1ULL << panel->valid) - 1;
+  const int8_t *w = p->weights + panel->weights;
+  const int32_t step = c->block_rows;
+  quad left = {{_mm512_setzero_si512()}}, middle = left, right = left;
+  for (int32_t i = 0; i < count; i++) {
+    const uint8_t *const *row = rows + step + i; /* the middle row's tap of the left column */
+    const bool one = i > 0 && row[0] == row[4 * step - 1] && row[4 * step] == row[8 * step - 1] &&
+                     row[0] != c->padding && row[4 * step] != c->padding;
+    const bool two = i > 0 && row[0] == row[8 * step - 1] && row[0] != c->padding;
+    if (one) {
+      left = middle;
+      middle = right;
+    } else {
+      left = two ? right : load_column(rows + i, step, first, mask);
+      middle = load_column(rows + 4 * step + i, step, first, mask);
+    }
+    right = load_column(rows + 8 * step + i, step, first, mask);
+    __m512i acc[4];
+    start(c, p->bias + parameter, acc);
+    accumulate(acc, left, w);
+    accumulate(acc, middle, w + 256);
+    accumulate(acc, right, w + 512);
+    ptq_store_512(c, p, panel, parameter, acc, 4, y[i], r[i]);
+  }
+}
+
 PTQ_AVX512 void ptq_depthwise_avx512vnni(const ptq_conv *c, const ptq_phase *p,
                                          const ptq_panel *panel, int32_t group,
                                          const uint8_t *const *rows, int32_t count,
                                          uint8_t *const *y, const uint8_t *const *r) {
-  const int64_t parameter = group * c->group_parameters + panel->parameter;
+  (void)group;
+  if (c->columns) {
+    columns(c, p, panel, rows, count, y, r);
+    return;
+  }
   const __mmask64 mask = panel->valid == 64 ? ~0ULL : (1ULL << panel->valid) - 1;
   const int32_t step = c->block_rows;
   for (int32_t i = 0; i < count; i++) {
-    __m512i acc[4];
-    for (int j = 0; j < 4; j++)
-      acc[j] = c->epilogue.direct ? _mm512_loadu_si512(p->bias + parameter + 16 * j)
-                                  : _mm512_setzero_si512();
+    __m512i acc[4], x[4];
+    start(c, p->bias + panel->parameter, acc);
     const int8_t *w = p->weights + panel->weights;
     for (int32_t t = 0; t < p->taps; t += 4, w += 256) {
-      __m512i x[4];
       for (int32_t j = 0; j < 4; j++) { /* missing taps have zero weights: any pixel will do */
         int32_t tap = t + j < p->taps ? t + j : t;
         x[j] = _mm512_maskz_loadu_epi8(mask, rows[tap * step + i] + panel->first);
       }
-      __m512i low01 = _mm512_unpacklo_epi8(x[0], x[1]), high01 = _mm512_unpackhi_epi8(x[0], x[1]);
-      __m512i low23 = _mm512_unpacklo_epi8(x[2], x[3]), high23 = _mm512_unpackhi_epi8(x[2], x[3]);
-      __m512i q0 = _mm512_unpacklo_epi16(low01, low23), q1 = _mm512_unpackhi_epi16(low01, low23);
-      __m512i q2 = _mm512_unpacklo_epi16(high01, high23);
-      __m512i q3 = _mm512_unpackhi_epi16(high01, high23);
-      acc[0] = _mm512_dpbusd_epi32(acc[0], q0, _mm512_loadu_si512(w));
-      acc[1] = _mm512_dpbusd_epi32(acc[1], q1, _mm512_loadu_si512(w + 64));
-      acc[2] = _mm512_dpbusd_epi32(acc[2], q2, _mm512_loadu_si512(w + 128));
-      acc[3] = _mm512_dpbusd_epi32(acc[3], q3, _mm512_loadu_si512(w + 192));
+      accumulate(acc, interleave(x[0], x[1], x[2], x[3]), w);
     }
-    ptq_store_512(c, p, panel, parameter, acc, 4, y[i], r[i]);
+    ptq_store_512(c, p, panel, panel->parameter, acc, 4, y[i], r[i]);
   }
 }
 #else

@@ -125,7 +125,7 @@ ptq_status ptq_prepare_concat(const ptq_build *build, ptq_node *node) {
     s->parts[i].same = same;
     s->parts[i].bytes = (int64_t)x->bytes / outer;
     if (!same) {
-      PTQ_REQUIRE(x->scale / y->scale < 1048576.0f, "the output grid is too fine");
+      PTQ_REQUIRE(ptq_multiplier_fits(build, x->scale / y->scale), "the output grid is too fine");
       ptq_grid_table(build->requant, x, y, s->parts[i].table);
     }
     x->keep = x->keep || x->role == PTQ_CONSTANT;

@@ -154,7 +154,7 @@ ptq_status ptq_prepare_matmul(const ptq_build *build, ptq_node *node) {
       !narrow || (s->lo + y->zero_point >= 0 && s->lo <= s->hi && s->hi + y->zero_point <= 255),
       "clamp limits outside the type");
   float m = a->scale * b->scale / (narrow ? y->scale : 1.0f);
-  PTQ_REQUIRE(m < 1048576.0f, "the multiplier is out of range");
+  PTQ_REQUIRE(ptq_multiplier_fits(build, m), "the multiplier is out of range");
   s->mode = build->requant;
   s->multiplier = ptq_make_multiplier(s->mode, m);
   s->a_zero = a->zero_point;

@@ -143,7 +143,7 @@ ptq_status ptq_prepare_pool(const ptq_build *build, ptq_node *node) {
   s->include_pad = average && node->attr[1 + 5 * n];
   s->mode = build->requant;
   s->scale = x->scale / y->scale;
-  PTQ_REQUIRE(s->scale < 1048576.0f, "the output grid is too fine");
+  PTQ_REQUIRE(ptq_multiplier_fits(build, s->scale), "the output grid is too fine");
   s->x_zero = x->zero_point;
   s->y_zero = y->zero_point;
   s->maximum = PTQ_SELECT(build, maximum);

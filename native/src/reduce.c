@@ -100,7 +100,7 @@ ptq_status ptq_prepare_reduce_mean(const ptq_build *build, ptq_node *node) {
   int32_t flip = y->flip ? 128 : 0, lo = node->attr[3] + flip, hi = node->attr[4] + flip;
   PTQ_REQUIRE(y->dtype == PTQ_U8 && 0 <= lo && lo <= hi && hi <= 255,
               "clamp limits outside the type");
-  PTQ_REQUIRE(x->scale / y->scale < 1048576.0f, "the output grid is too fine");
+  PTQ_REQUIRE(ptq_multiplier_fits(build, x->scale / y->scale), "the output grid is too fine");
   s->mode = build->requant;
   s->m = ptq_make_multiplier(s->mode, x->scale / y->scale / (float)s->count);
   s->x_zero = x->zero_point;

@@ -38,6 +38,11 @@ typedef struct {
   int32_t shift; /* fixed: right shift; gemmlowp: left if positive, right if negative */
 } ptq_multiplier;
 
+/* Integer roundings keep 24 bits or more below the point, which bounds the multiplier. */
+PTQ_INLINE bool ptq_multiplier_fits(const ptq_build *build, float m) {
+  return build->requant == PTQ_REQUANT_FLOAT ? isfinite(m) : fabsf(m) < 1048576.0f;
+}
+
 PTQ_INLINE ptq_multiplier ptq_make_multiplier(ptq_requant mode, float m) {
   ptq_multiplier out = {m, 0, 1};
   int exponent;

@@ -114,7 +114,7 @@ ptq_status ptq_prepare_resize(const ptq_build *build, ptq_node *node) {
                   x->dims[0] == y->dims[0] && x->dims[n + 1] == y->dims[n + 1],
               "shapes do not fit");
   PTQ_REQUIRE(x->dtype == PTQ_U8 && y->dtype == PTQ_U8, "types are not 8-bit");
-  PTQ_REQUIRE(x->scale / y->scale < 1048576.0f, "the output grid is too fine");
+  PTQ_REQUIRE(ptq_multiplier_fits(build, x->scale / y->scale), "the output grid is too fine");
   int64_t total = 0;
   for (int32_t d = 0; d < n; d++) total += 3 * (int64_t)y->dims[1 + d];
   PTQ_REQUIRE(tables->role == PTQ_CONSTANT && tables->dtype == PTQ_S32 && tables->count == total,

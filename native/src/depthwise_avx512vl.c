@@ -1,0 +1,29 @@
+/* vpdpbusd of 256 bits where 512 are there too: depthwise layers of up to 32 channels would leave
+ * half of the longer vectors empty. */
+#include "conv.h"
+
+#if PTQ_X86
+#define PTQ_256 PTQ_TARGET("avx2,avx512f,avx512vl,avx512vnni")
+enum { ROWS = 6 };
+
+#include <immintrin.h>
+
+typedef __m256i factor, input;
+
+PTQ_INLINE PTQ_256 factor factor_of(__m256i w) { return w; }
+PTQ_INLINE PTQ_256 input input_of(__m256i x) { return x; }
+PTQ_INLINE PTQ_256 __m256i dot(__m256i acc, input x, factor w) {
+  return _mm256_dpbusd_epi32(acc, x, w);
+}
+
+#include "conv_256.h"
+
+PTQ_256 void ptq_depthwise_avx512vl(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
+                                    int32_t group, const uint8_t *const *rows, int32_t count,
+                                    uint8_t *const *y, const uint8_t *const *r) {
+  (void)group;
+  depthwise_256(c, p, panel, rows, count, y, r);
+}
+#else
+typedef int ptq_nothing_here;
+#endif

@@ -76,13 +76,16 @@ def pad(node: Node, rw: Rewriter) -> bool:
     if amounts is None or data is None:
         raise Skip("the Pad before it adds more than zeros around each channel")
     own, graph = node.attrs["pads"], rw.graph
+    pads = [a + b for a, b in zip(own, amounts, strict=True)]
     if node.op == "AveragePool":
+        if any(p >= k for p, k in zip(pads, node.attrs["kernel_shape"] * 2, strict=True)):
+            raise Skip("the Pad before it is larger than its window")
         if node.attrs.get("ceil_mode", 0):
             raise Skip("it rounds its size up")
         if any(own) and not node.attrs.get("count_include_pad", 0):
             raise Skip("it counts the zeros of the Pad before it but not its own")
         graph.set_attrs(node, count_include_pad=1)
-    graph.set_attrs(node, pads=[a + b for a, b in zip(own, amounts, strict=True)])
+    graph.set_attrs(node, pads=pads)
     graph.set_input(node, 0, data)
     rw.erase_unused(source)
     return True
@@ -111,9 +114,14 @@ def _spatial_zeros(node: Node) -> list[int] | None:
 
 
 def spatial_mean(node: Node, rw: Rewriter) -> bool:
-    """The mean over all spatial dimensions is GlobalAveragePool."""
+    """The mean over both or all three spatial dimensions is GlobalAveragePool.
+
+    Not so where it is taken off again, which is the beginning of a normalization.
+    """
     x, axes = node.inputs[0], reduced_axes(node)
-    if x is None or x.rank is None or x.rank < 3 or axes is None:
+    if x is None or x.rank is None or x.rank < 4 or axes is None:
+        return False
+    if any(reader.is_op("Sub") for reader in node.output.consumers):
         return False
     if sorted(a % x.rank for a in axes) != list(range(2, x.rank)):
         return False

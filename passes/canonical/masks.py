@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...ir import Graph, Node, Value
+from ...ir import DType, Graph, Node, Value
 from ..base import Report
 from .arithmetic import LARGEST
 
@@ -27,26 +27,28 @@ CARRIES = frozenset(
 def clip_masks(graph: Graph, report: Report) -> None:
     """Replace mask constants in `graph` and its bodies; name those that have to stay."""
     for inner in graph.graphs():
-        constants = dict.fromkeys(
-            v for n in inner.order() for v in n.inputs if v is not None and v.is_constant
-        )
-        for value in constants:
-            if value.dtype is None or not value.dtype.is_float or value.dtype.bits < 16:
-                continue
+        for value in _candidates(inner):
             array = value.numpy()
             huge = ~(np.abs(array) <= LARGEST)
             if not huge.any() or np.isnan(array).any():
                 continue
             if (array[huge] > 0).any() or not _only_masks(value):
-                readers = ", ".join(n.label for n in value.consumers)
+                readers = ", ".join(dict.fromkeys(node.op for node in value.consumers))
                 report.note(f"'{value.name}' holds {array[huge].flat[0]:.3g}, read by {readers}")
                 continue
             clipped = np.maximum(array, np.asarray(MASK, array.dtype))
             inner.replace(value, inner.constant(clipped, value.name))
-            report.note(
-                f"mask '{value.name}' clipped from {array.min():.3g} to {MASK:g}: "
-                "Softmax gives 0 for both"
-            )
+            report.note(f"mask '{value.name}' clipped from {array.min():.3g} to {MASK:g}")
+
+
+def _candidates(graph: Graph) -> list[Value]:
+    """Constants that could hold a mask: real numbers that no weighted operator reads."""
+    operands = (v for node in graph.order() if node.is_op(*CARRIES) for v in node.inputs)
+    return [
+        value
+        for value in dict.fromkeys(v for v in operands if v is not None)
+        if value.is_constant and value.dtype in (DType.FLOAT, DType.DOUBLE, DType.BFLOAT16)
+    ]
 
 
 def _only_masks(value: Value) -> bool:

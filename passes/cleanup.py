@@ -68,7 +68,10 @@ def grid_key(node: Node) -> tuple[Any, ...] | None:
     steps = scale.numpy()
     dtype = _integer_type(node, zero)
     offsets = zero.numpy().tobytes() if zero is not None and zero.numpy().any() else b""
-    axis = node.attrs.get("axis", 1) if steps.ndim else None
+    axis, data = node.attrs.get("axis", 1), node.inputs[0]
+    if data is not None and data.rank:
+        axis %= data.rank
+    axis = axis if steps.ndim else None
     block = node.attrs.get("block_size", 0)
     return dtype, steps.dtype, steps.shape, steps.tobytes(), offsets, axis, block
 

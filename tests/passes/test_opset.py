@@ -98,7 +98,6 @@ def test_every_incompatible_change_of_the_standard_is_listed() -> None:
         (16, 'y = GridSample <mode = "bicubic"> (x, grid)'),
         (16, "y = GridSample(x, grid)"),
         (17, "e = Unsqueeze(x, last)\n y = DFT <axis = 2> (e)"),
-        (18, "z = GroupNormalization <num_groups = 2> (x, g2, g2)\n y = Reshape(z, flat)"),
         (11, "y = Resize(x, none, s)"),
         (12, "y = MaxPool <kernel_shape = [2,2]> (x)"),
     ],
@@ -109,9 +108,15 @@ def test_nodes_keep_their_meaning(opset: int, body: str) -> None:
         s=np.float32([1, 1, 2, 3]), d=np.float32([1, 1, 0.5, 0.5]), v=noise(4),
         p=noise(4, positive=True), k=np.array([[[[1, 2]]]]), u=noise(1, 1, 1, 2),
         r=np.float32([[0, 0, 4, 4]]), n=np.array([0]), grid=noise(1, 3, 3, 2),
-        last=np.array([4]), flat=np.array([144]), g2=noise(2), none=np.zeros(0, np.float32),
+        last=np.array([4]), none=np.zeros(0, np.float32),
     )  # fmt: skip
     raised(graph)
+
+
+def test_group_normalization_gets_one_factor_per_channel() -> None:
+    body = "y = GroupNormalization <num_groups = 2> (x, g, g)"
+    graph = net(body, outputs="float[1,4,6,6] y", opset=18, g=noise(2))
+    assert operand(only(raised(graph), "GroupNormalization"), 1).shape == (4,)
 
 
 def test_softmax_over_unknown_ranks_is_written_with_flatten() -> None:
@@ -198,6 +203,7 @@ def test_files_that_list_weights_among_the_inputs() -> None:
     [
         (6, "y = Relu(x)", "operator set 6 is too old, 7 is the first that is understood"),
         (8, "y = BatchNormalization <spatial = 0> (x, x, x, x, x)", "spatial=0 has no equivalent"),
+        (18, "y = GroupNormalization <num_groups = 2> (x, c, c)", "needs constant scale and bias"),
         (13, "y, m, v = BatchNormalization (x, c, c, c, c)\n z = Neg(m)", "is in training mode"),
     ],
 )

@@ -45,7 +45,7 @@ def test_has_the_examples() -> None:
     assert {language for language, _ in BLOCKS} == {"sh", "python"}
     assert COMMANDS[:2] == ["make demo", "make test"]
     assert [command.split()[0] for command in COMMANDS[2:]] == ["ptq-opt"]
-    assert [len(program.splitlines()) for program in PROGRAMS] == [5]
+    assert [len(re.findall(r"^.+$", program, re.M)) for program in PROGRAMS] == [5]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

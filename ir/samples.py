@@ -25,6 +25,7 @@ from .sources import (
     Rows,
     Source,
     Spool,
+    TemporaryFolder,
     by_position,
     call,
     load_numpy,
@@ -264,7 +265,9 @@ def _source(data: Any, inputs: Sequence[Value], limit: int | None) -> Source:
     )
 
 
-def _whole(arrays: Mapping[str, Array], inputs: Sequence[Value], folder: Any = None) -> Source:
+def _whole(
+    arrays: Mapping[str, Array], inputs: Sequence[Value], folder: TemporaryFolder | None = None
+) -> Source:
     """The samples stacked in `arrays`, or the one sample they are.
 
     Stacked means for every input: an axis more than the model's, or a first axis longer than 1

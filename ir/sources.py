@@ -7,6 +7,7 @@ import itertools
 import shutil
 import sys
 import tempfile
+import weakref
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,12 +46,19 @@ class Source(Protocol):
         ...
 
 
+class TemporaryFolder:
+    """A folder that goes with the object, or at the latest with the process."""
+
+    def __init__(self) -> None:
+        """Make the folder."""
+        self.path = Path(tempfile.mkdtemp(prefix="ptq_opt_samples_"))
+        self.remove = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
 class Items:
     """Samples in a sequence."""
 
-    def __init__(
-        self, items: Sequence[Any], folder: tempfile.TemporaryDirectory[str] | None = None
-    ) -> None:
+    def __init__(self, items: Sequence[Any], folder: TemporaryFolder | None = None) -> None:
         """Keep the sequence, whose items may be made on demand; `folder` goes with `close`."""
         self.items, self.folder = items, folder
 
@@ -73,7 +81,7 @@ class Items:
     def close(self) -> None:
         """Remove the files behind the items."""
         if self.folder is not None:
-            self.folder.cleanup()
+            self.folder.remove()
 
 
 class Files(Items):
@@ -92,9 +100,7 @@ class Files(Items):
 class Rows(Items):
     """Samples stacked along the first axis of every array; the array named "" has no name."""
 
-    def __init__(
-        self, arrays: Mapping[str, Array], folder: tempfile.TemporaryDirectory[str] | None = None
-    ) -> None:
+    def __init__(self, arrays: Mapping[str, Array], folder: TemporaryFolder | None = None) -> None:
         """Take arrays of equal length; `folder` may hold their files."""
         lengths = {len(array) for array in arrays.values()}
         if len(lengths) != 1:
@@ -116,7 +122,7 @@ class Spool:
         self.stream = itertools.islice(stream, limit)
         self.ended = False
         self.kept = 0
-        self.folder = tempfile.TemporaryDirectory(prefix="ptq_opt_samples_")
+        self.folder = TemporaryFolder()
 
     def count(self) -> int:
         """Number of samples; reads the stream to its end."""
@@ -146,10 +152,10 @@ class Spool:
 
     def close(self) -> None:
         """Remove the temporary folder."""
-        self.folder.cleanup()
+        self.folder.remove()
 
     def _path(self, index: int) -> Path:
-        return Path(self.folder.name) / f"{index:06}.npz"
+        return self.folder.path / f"{index:06}.npz"
 
     def _keep(self, raw: Any) -> None:
         names = list(raw) if isinstance(raw, Mapping) else []
@@ -176,11 +182,13 @@ def load_numpy(path: Path) -> Any:
     Raises `DataError` when the file is damaged or holds Python objects.
     """
     try:
-        if path.suffix == ".npy":
-            mode: Any = "r" if path.stat().st_size > MAPPED else None
-            return np.load(path, mmap_mode=mode, allow_pickle=False)
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
+        if path.suffix == ".npy" and path.stat().st_size > MAPPED:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if path.suffix == ".npy":
+                return loaded
+            return {key: loaded[key] for key in loaded.files}
     except Exception as error:  # whatever a damaged file makes numpy, zipfile and zlib raise
         raise DataError(f"cannot read '{path}': {error}") from None
 
@@ -229,18 +237,18 @@ def stream(data: Iterable[Any]) -> Iterator[Any]:
         yield feeds
 
 
-def unpack(path: Path) -> tuple[dict[str, Array], tempfile.TemporaryDirectory[str]]:
+def unpack(path: Path) -> tuple[dict[str, Array], TemporaryFolder]:
     """The arrays of an .npz as mapped files, to be read row by row, and the files' folder."""
-    folder = tempfile.TemporaryDirectory(prefix="ptq_opt_samples_")
+    folder = TemporaryFolder()
     arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:
             for k, member in enumerate(archive.namelist()):
-                file = Path(folder.name) / f"{k}.npy"
+                file = folder.path / f"{k}.npy"
                 with archive.open(member) as packed, file.open("wb") as out:
                     shutil.copyfileobj(packed, out)
                 arrays[member.removesuffix(".npy")] = load_numpy(file)
     except Exception as error:  # see load_numpy
-        folder.cleanup()
+        folder.remove()
         raise DataError(f"cannot read '{path}': {error}") from None
     return arrays, folder

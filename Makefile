@@ -14,7 +14,7 @@ BENCH ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.installed-bench
-SOURCES := pyproject.toml $(wildcard tools/ptq_opt/* native/*.py native/src/*.[ch] native/include/ptq/*.h)
+SOURCES := pyproject.toml $(wildcard tools/ptq_opt/* native/build.py native/ffi.py native/src/*.[ch] native/include/ptq/*.h)
 
 .PHONY: demo test check bench clean
 

@@ -55,9 +55,19 @@ def without_gc() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def refusing_bad_text() -> Iterator[None]:
+    """Say so when protobuf comes upon a string that is none, on reading it or on writing it."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ModelError(f"the model is damaged: a name in it is not text ({error})") from None
+
+
 def load_model(model: onnx.ModelProto, files: ExternalFiles) -> Graph:
     """The graph of `model`; tensors stay in the proto, which must not be changed afterwards."""
-    info = ModelInfo(model.ir_version, _opsets(model.opset_import), rest=remainder(model, _MODEL))
+    opsets = _opsets(model.opset_import)
+    info = ModelInfo(model.ir_version, opsets, rest=remainder(model, _MODEL))
     if not info.opsets and info.ir_version >= 3:
         raise ModelError("the model does not say which operator sets it uses, it is not complete")
     installed = onnx.defs.onnx_opset_version()
@@ -66,7 +76,7 @@ def load_model(model: onnx.ModelProto, files: ExternalFiles) -> Graph:
             f"the model uses operator set {info.opset}, the installed onnx knows those up to "
             f"{installed}: upgrade the onnx package"
         )
-    with without_gc():
+    with without_gc(), refusing_bad_text():
         for function in model.functions:
             key = (_domain(function.domain), function.name, function.overload)
             info.functions[key] = _load_function(function, info, files)

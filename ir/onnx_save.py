@@ -11,7 +11,7 @@ import onnx
 from .errors import ModelError
 from .graph import Graph, Node, Value
 from .names import Names
-from .onnx_load import without_gc
+from .onnx_load import refusing_bad_text, without_gc
 from .protos import write_type
 from .tensor import Tensor
 from .tensor_io import SparseSource, tensor_from_proto, tensor_to_proto
@@ -38,7 +38,7 @@ def save_model(
         model.CopyFrom(info.rest)
     model.ir_version = info.ir_version
     _write_opsets(info.opsets, model.opset_import)
-    with without_gc():
+    with without_gc(), refusing_bad_text():
         _Writer(names or Names.of(graph), store).graph(graph, model.graph)
         for (domain, name, overload), body in info.functions.items():
             function = model.functions.add()

@@ -21,31 +21,35 @@ def remainder(proto: P, owned: Collection[str]) -> P | None:
 
     Goes field by field: a copy of the whole would copy the weights.
     """
-    fields = [(f.name, value) for f, value in proto.ListFields() if f.name not in owned]
+    fields = [(f, value) for f, value in proto.ListFields() if f.name not in owned]
     unknown = UnknownFieldSet(proto)
     if not fields and not len(unknown):
         return None
     rest: P = type(proto)()
-    for name, value in fields:
+    encoded = [_encode(f.field_number, f.wire_type, f.data) for f in unknown]
+    for field, value in fields:
         if isinstance(value, Message):
-            getattr(rest, name).CopyFrom(value)
-        elif isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-            setattr(rest, name, value)
+            getattr(rest, field.name).CopyFrom(value)
+        elif isinstance(value, (str, bytes)):  # text that is not UTF-8 comes as bytes: no setattr
+            raw = value.encode() if isinstance(value, str) else value
+            encoded.append(_encode(field.number, _BYTES, raw))
+        elif isinstance(value, Iterable):
+            getattr(rest, field.name).extend(value)
         else:
-            getattr(rest, name).extend(value)
-    rest.MergeFromString(b"".join(_encode(field) for field in unknown))
+            setattr(rest, field.name, value)
+    rest.MergeFromString(b"".join(encoded))
     return rest
 
 
-def _encode(field: Any) -> bytes:
-    """One unknown field in protobuf's wire format."""
-    tag = _varint(field.field_number << 3 | field.wire_type)
-    if field.wire_type == _VARINT:
-        return tag + _varint(field.data)
-    if field.wire_type == _BYTES:
-        return tag + _varint(len(field.data)) + bytes(field.data)
-    width = {_FIXED64: 8, _FIXED32: 4}.get(field.wire_type)
-    return tag + int(field.data).to_bytes(width, "little") if width else b""
+def _encode(number: int, wire_type: int, data: Any) -> bytes:
+    """A field in protobuf's wire format."""
+    tag = _varint(number << 3 | wire_type)
+    if wire_type == _VARINT:
+        return tag + _varint(data)
+    if wire_type == _BYTES:
+        return tag + _varint(len(data)) + bytes(data)
+    width = {_FIXED64: 8, _FIXED32: 4}.get(wire_type)
+    return tag + int(data).to_bytes(width, "little") if width else b""
 
 
 def _varint(number: int) -> bytes:

@@ -38,6 +38,7 @@ from .tensor_io import describe, tensor_from_proto, tensor_from_sparse, tensor_t
 from .text_parse import DEFAULT_IR_VERSION, DEFAULT_OPSETS, GRID, PRECISION, RESERVED, Parser
 
 Attr = onnx.AttributeProto
+_ELEMENTS = {int(dtype) for dtype in DType} - {int(DType.UNDEFINED)}
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -129,12 +130,12 @@ class _Printer:
         }
 
     def declared(self, info: onnx.ValueInfoProto, grids: dict[str, str], data: Any = None) -> str:
-        kind = f"{_type(info.type)} " if info.HasField("type") else ""
+        kind = f"{_type(info.type)} " if _is_known(info.type) else ""
         default = f" = {data.elements}" if data else ""
         return f"{kind}{_name(info.name)}{grids.get(info.name, '')}{default}"
 
     def types(self, infos: Iterable[onnx.ValueInfoProto], known: Any) -> list[str]:
-        typed = (info for info in infos if info.HasField("type") and info.name not in known)
+        typed = (info for info in infos if _is_known(info.type) and info.name not in known)
         return [self.declared(info, {}) for info in typed]
 
     def nodes(self, protos: Iterable[onnx.NodeProto], indent: str) -> str:
@@ -247,6 +248,18 @@ def _header(model: onnx.ModelProto) -> list[str]:
 
 def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> str:
     return f"opset_import: [{', '.join(f'{_text(o.domain)}: {o.version}' for o in imports)}]"
+
+
+def _is_known(kind: onnx.TypeProto) -> bool:
+    """Whether the text has a form for a type."""
+    which = kind.WhichOneof("value")
+    if which in ("sequence_type", "optional_type"):
+        return _is_known(getattr(kind, which).elem_type)
+    if which == "map_type":
+        return kind.map_type.key_type in _ELEMENTS and _is_known(kind.map_type.value_type)
+    if which in ("tensor_type", "sparse_tensor_type"):
+        return getattr(kind, which).elem_type in _ELEMENTS
+    return False
 
 
 def _type(kind: onnx.TypeProto) -> str:

@@ -317,7 +317,7 @@ class Parser(Tokens):
             self.tensor_type(kind.tensor_type)
             attr.type = Attr.TENSOR
             attr.t.CopyFrom(self.literal(kind.tensor_type))
-        elif self.next.kind == "word":
+        elif self.next.kind == "word" or self.tokens[self.at + 1].text == "(":
             attr.type = Attr.GRAPH
             self.graph(attr.g)
         else:

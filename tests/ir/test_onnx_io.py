@@ -370,6 +370,17 @@ class TestAnnotations:
             unknown.CopyFrom(proto)
             assert future in unknown.SerializeToString()
 
+    def test_documentation_need_not_be_utf8(self) -> None:
+        model = model_of("g (float x) => (float y) { y = Relu (x) }")
+        model.doc_string = model.graph.node[0].doc_string = "XYZ"
+        model = ModelProto.FromString(model.SerializeToString().replace(b"XYZ", b"\xff\xfe\xfd"))
+        assert save(load(model)).SerializeToString().count(b"\xff\xfe\xfd") == 2
+
+    def test_names_must_be(self) -> None:
+        data = model_of("g (float x) => (float XYZ) { XYZ = Relu (x) }").SerializeToString()
+        with pytest.raises(ModelError, match="a name in it is not text"):
+            save(load(ModelProto.FromString(data.replace(b"XYZ", b"\xff\xfe\xfd"))))
+
     def test_annotations_of_values_that_are_gone_are_dropped(self) -> None:
         model = model_of("g (float x) => (float y) { t = Relu (x) y = Neg (t) }")
         model.graph.quantization_annotation.add(tensor_name="t")

@@ -1,5 +1,8 @@
 """Loading and saving loses nothing: every model of the onnx package comes back the same."""
 
+from pathlib import Path
+
+import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto
@@ -72,6 +75,19 @@ def test_saving_again_gives_the_same_bytes(saved: dict[str, ModelProto]) -> None
         if save(load(model)).SerializeToString() != model.SerializeToString()
     ]
     assert changed == []
+
+
+def test_a_trained_model_computes_the_same_to_the_last_bit() -> None:
+    import onnxruntime as ort
+
+    folder = Path(__file__).parent.parent / "data" / "crepe_tiny"
+    sample = dict(np.load(sorted((folder / "calib").iterdir())[0]))
+    path = folder / "model.onnx"
+    before, after = (
+        ort.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, sample)
+        for model in (path.read_bytes(), save(load(path)).SerializeToString())
+    )
+    assert all(np.array_equal(b, a) for b, a in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize(

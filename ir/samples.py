@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -79,8 +80,9 @@ class Samples:
     def spread(self, n: int) -> Samples:
         """`n` of the samples (all if fewer), evenly spread."""
         numbers = self._numbers()
-        count = len(numbers)
-        return self._view([numbers[k * count // n] for k in range(n)] if n < count else numbers)
+        if n >= len(numbers):
+            return self
+        return self._view([numbers[k] for k in _spread(len(numbers), n)])
 
     def split(self, holdout: int) -> tuple[Samples, Samples]:
         """Samples to learn from and samples to judge by: every `holdout`-th is held back.
@@ -206,16 +208,23 @@ def open_samples(data: Any, inputs: Sequence[Value], limit: int | None = None) -
             "module:function", a function that returns any of these.
         inputs: the model's inputs. In a single file or array an axis beyond theirs counts
             samples; so does the first axis where the model leaves it open or says 1.
-        limit: use at most so many samples, evenly spread over the data; of a stream the first.
+        limit: use at most so many samples, evenly spread over the data; of a stream that does not
+            tell its length the first.
 
     Raises:
         DataError: nothing to read there, or damaged.
         UsageError: not a form of data that is known.
     """
-    samples = data if isinstance(data, Samples) else Samples(_source(data, inputs, limit), inputs)
-    if limit is None or isinstance(samples.source, Spool) or len(samples) <= limit:
-        return samples
-    return samples.spread(limit)
+    if isinstance(data, Samples):
+        return data if limit is None else data.spread(limit)
+    source = _source(data, inputs, limit)
+    samples = Samples(source, inputs)
+    return samples if limit is None or isinstance(source, Spool) else samples.spread(limit)
+
+
+def _spread(count: int, n: int) -> list[int]:
+    """`n` of the numbers below `count`, evenly spread."""
+    return [k * count // n for k in range(n)]
 
 
 def random_samples(inputs: Sequence[Value], n: int, seed: int = 0) -> Samples:
@@ -258,7 +267,10 @@ def _source(data: Any, inputs: Sequence[Value], limit: int | None) -> Source:
     if isinstance(data, Sequence) and not isinstance(data, bytes):
         return Items(data)
     if hasattr(data, "get_next") or hasattr(data, "__iter__"):
-        return Spool(stream(data), limit)
+        count = operator.length_hint(data)
+        if limit is None:
+            return Spool(stream(data))
+        return Spool(stream(data), _spread(count, limit) if count > limit else range(limit))
     raise UsageError(
         f"cannot read calibration data from a {type(data).__name__}: give a path, an iterable of "
         "dicts of arrays, or an onnxruntime CalibrationDataReader"

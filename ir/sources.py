@@ -117,9 +117,9 @@ class Rows(Items):
 class Spool:
     """Samples of a stream, kept in a temporary folder as they are read."""
 
-    def __init__(self, stream: Iterator[Any], limit: int | None) -> None:
-        """Read at most `limit` samples of `stream`, each when first asked for."""
-        self.stream = itertools.islice(stream, limit)
+    def __init__(self, stream: Iterator[Any], picks: Sequence[int] | None = None) -> None:
+        """Read `stream`, or of it the items numbered in `picks`, each when first asked for."""
+        self.stream = stream if picks is None else _picked(stream, picks)
         self.ended = False
         self.kept = 0
         self.folder = TemporaryFolder()
@@ -169,6 +169,14 @@ class Spool:
         with self._path(self.kept).open("wb") as file:
             np.savez(file, *arrays, names=np.array(names, dtype=np.str_))
         self.kept += 1
+
+
+def _picked(stream: Iterator[Any], picks: Sequence[int]) -> Iterator[Any]:
+    """The items with the rising numbers `picks`; nothing is read beyond the last."""
+    at = 0
+    for number in picks:
+        yield from itertools.islice(stream, number - at, number - at + 1)
+        at = number + 1
 
 
 def by_position(raw: Any) -> Sequence[Any]:

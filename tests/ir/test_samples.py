@@ -237,6 +237,25 @@ def test_a_limited_stream_is_not_read_beyond_the_limit() -> None:
     assert marks(open_samples(endless(), [IMAGE], limit=3)) == [0, 1, 2]
 
 
+class Loader:
+    """Can be read from the start only, but tells its length, as torch's DataLoader does."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (image(k) for k in range(self.n))
+
+
+def test_a_limit_takes_samples_of_a_loader_evenly_spread() -> None:
+    assert marks(open_samples(Loader(10), [IMAGE], limit=4)) == [0, 2, 5, 7]
+    assert marks(open_samples(Loader(3), [IMAGE], limit=4)) == [0, 1, 2]
+    assert marks(open_samples(Loader(3), [IMAGE])) == [0, 1, 2]
+
+
 def test_errors_of_the_users_generator_come_through() -> None:
     def broken() -> Iterator[np.ndarray]:
         yield image(0)
@@ -252,6 +271,7 @@ def test_a_limit_takes_samples_evenly_spread() -> None:
     assert marks(samples) == [0, 2, 5, 7]
     assert marks(open_samples(samples, [IMAGE], limit=2)) == [0, 5]
     assert marks(open_samples(images(3), [IMAGE], limit=4)) == [0, 1, 2]
+    assert marks(open_samples(open_samples(iter(images(4)), [IMAGE]), [IMAGE], limit=2)) == [0, 2]
 
 
 @pytest.mark.parametrize(("n", "held"), [(10, [4, 9]), (5, [4]), (3, [2]), (1, [0])])

@@ -16,8 +16,8 @@ from .errors import DataError, UsageError
 from .evaluate import Runner
 from .graph import Graph, Value
 from .histogram import Chooser, Floats, chooser
-from .observers import Fetching, Reducing, Seen, Target
-from .ranges import HISTOGRAM_METHODS, METHODS, Calibration, Range, key
+from .observers import Fetching, Observed, Reducing, Seen
+from .ranges import HISTOGRAM_METHODS, METHODS, Calibration, Range, distinguish, key
 from .samples import Feeds
 from .shapes import infer
 
@@ -63,15 +63,16 @@ def calibrate(
     """
     if method not in METHODS:
         raise UsageError(f"unknown calibration method '{method}': use {', '.join(METHODS)}")
-    targets = _targets(graph, values, channel_axis)
-    if not targets:
+    distinguish(graph)
+    observed = _observed(graph, values, channel_axis)
+    if not observed:
         return Calibration(method)
-    fetching = Fetching(graph, targets) if method in HISTOGRAM_METHODS else None
-    observer = fetching or Reducing(graph, targets)
-    totals = _Totals(sum(1 + target.channels for target in targets))
+    fetching = Fetching(graph, observed) if method in HISTOGRAM_METHODS else None
+    observer = fetching or Reducing(graph, observed)
+    totals = _Totals(sum(1 + one.channels for one in observed))
     for number, feeds in enumerate(samples):
         if not totals.add(observer.observe(feeds)):
-            raise _non_finite(graph, targets, feeds, number)
+            raise _non_finite(graph, observed, feeds, number)
         if progress is not None:
             progress(1)
     if not totals.samples:
@@ -80,28 +81,28 @@ def calibrate(
     if fetching is not None:
         choose = chooser(method, percent, dtype, symmetric)
         low, high = _chosen(fetching, choose)
-    return _collected(method, targets, totals, low, high)
+    return _collected(method, observed, totals, low, high)
 
 
-def _targets(
+def _observed(
     graph: Graph, values: Sequence[Value], channel_axis: int | Mapping[Value, int] | None
-) -> list[Target]:
+) -> list[Observed]:
     """The tensors to observe, each once."""
     if any(value.dtype is None or value.shape is None for value in values):
         infer(graph)
-    targets: dict[str, Target] = {}
+    observed: dict[str, Observed] = {}
     for value in values:
         inside = value in graph.inputs if value.producer is None else value.producer in graph
-        if value.dtype not in OBSERVED or not inside or key(value) in targets:
+        if value.dtype not in OBSERVED or not inside or key(value) in observed:
             continue
         axis = channel_axis.get(value) if isinstance(channel_axis, Mapping) else channel_axis
         shape = value.shape or ()
         channels = shape[axis] if axis is not None and -len(shape) <= axis < len(shape) else None
         if isinstance(channels, int) and axis is not None:
-            targets[key(value)] = Target(value, axis % len(shape), channels)
+            observed[key(value)] = Observed(value, axis % len(shape), channels)
         else:
-            targets[key(value)] = Target(value)
-    return list(targets.values())
+            observed[key(value)] = Observed(value)
+    return list(observed.values())
 
 
 class _Totals:
@@ -130,10 +131,10 @@ class _Totals:
         return np.asarray(self.sums / np.maximum(self.count, 1))
 
 
-def _non_finite(graph: Graph, targets: Sequence[Target], feeds: Feeds, number: int) -> DataError:
+def _non_finite(graph: Graph, observed: Sequence[Observed], feeds: Feeds, number: int) -> DataError:
     """The error that names the first NaN or infinity of a sample."""
     floats = [v for node in graph.order() for v in node.outputs if v.dtype in OBSERVED and v.name]
-    asked = [target.value for target in targets]
+    asked = [one.value for one in observed]
     every = list(dict.fromkeys([*graph.inputs, *floats, *asked]))
     for value, array in zip(every, Runner(graph, every).run(feeds), strict=True):
         if value.dtype in OBSERVED and not np.isfinite(array.astype(np.float32)).all():
@@ -156,18 +157,18 @@ def _chosen(observed: Fetching, choose: Chooser) -> tuple[Floats, Floats]:
 
 
 def _collected(
-    method: str, targets: Sequence[Target], totals: _Totals, low: Floats, high: Floats
+    method: str, observed: Sequence[Observed], totals: _Totals, low: Floats, high: Floats
 ) -> Calibration:
     """The ranges in the slots."""
     result = Calibration(method)
     rows = np.stack([low, high, totals.low, totals.high, totals.means()[2]])
-    at = len(targets)
-    for k, target in enumerate(targets):
-        here, at = slice(at, at + target.channels), at + target.channels
+    at = len(observed)
+    for k, one in enumerate(observed):
+        here, at = slice(at, at + one.channels), at + one.channels
         if not totals.count[k]:
             continue
-        name, count = key(target.value), int(totals.count[k])
+        name, count = key(one.value), int(totals.count[k])
         result.ranges[name] = Range.of(rows[:, k], count)
-        if target.axis is not None:
+        if one.axis is not None:
             result.channels[name] = Range.of(rows[:, here], count)
     return result

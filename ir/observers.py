@@ -35,7 +35,7 @@ _IF_FIRST_IS = {
 _IF_ALL_ARE = {"Add", "Concat", "Div", "Max", "Mean", "Min", "Mul", "Sum"}
 
 
-class Target(NamedTuple):
+class Observed(NamedTuple):
     """A tensor to observe: the value; its channel axis (>= 0) and channels, if asked for."""
 
     value: Value
@@ -67,14 +67,14 @@ class Reducing:
     where other reductions make it reorder the whole tensor.
     """
 
-    def __init__(self, graph: Graph, targets: Sequence[Target]) -> None:
+    def __init__(self, graph: Graph, observed: Sequence[Observed]) -> None:
         """Add the reductions to a copy of `graph` and open it."""
         copy, where = clone(graph)
         adder = _Adder(copy)
         positive = non_negative(copy)
-        inside = [target._replace(value=where[target.value]) for target in targets]
-        slots = [target._replace(axis=None, channels=1) for target in inside]
-        slots += [target for target in inside if target.axis is not None]
+        inside = [one._replace(value=where[one.value]) for one in observed]
+        slots = [one._replace(axis=None, channels=1) for one in inside]
+        slots += [one for one in inside if one.axis is not None]
         fetch = [adder.add("Min", t) for t in slots if t.value not in positive]
         fetch += [adder.add(op, t) for op in ("Max", "Mean") for t in slots]
         self._signed = np.repeat(
@@ -99,16 +99,16 @@ class _Adder:
         self.graph = graph
         self.made: dict[tuple[Value, str], Value] = {}
 
-    def add(self, op: str, target: Target) -> Value:
+    def add(self, op: str, one: Observed) -> Value:
         """The minimum, maximum or mean ("Min", "Max", "Mean"): float32 () or [channels]."""
-        value = target.value
+        value = one.value
         if value.dtype is not DType.FLOAT:
             value = self.once("Cast", value, value.shape, to=int(DType.FLOAT))
         pool = {"Max": "GlobalMaxPool", "Mean": "GlobalAveragePool"}.get(op)
         shape = value.shape
-        if pool and shape and target.axis in (None, 1) and _is_feature_map(shape):
+        if pool and shape and one.axis in (None, 1) and _is_feature_map(shape):
             value = self.once(pool, value, shape[:2] + (1,) * (len(shape) - 2))
-        return reduce(self.graph, value, f"Reduce{op}", target.axis)
+        return reduce(self.graph, value, f"Reduce{op}", one.axis)
 
     def once(self, op: str, value: Value, shape: Shape | None, **attrs: int) -> Value:
         if (value, op) not in self.made:
@@ -127,18 +127,18 @@ class Fetching:
     """Fetches every tensor of one sample and keeps histograms.
 
     Attributes:
-        tensors: one histogram per target.
-        channels: one histogram with a row per channel for targets with an axis, None for others.
+        tensors: one histogram for each.
+        channels: one histogram with a row per channel where there is an axis, else None.
     """
 
-    def __init__(self, graph: Graph, targets: Sequence[Target]) -> None:
+    def __init__(self, graph: Graph, observed: Sequence[Observed]) -> None:
         """Open `graph`."""
-        self.targets = targets
-        self.tensors = [Histogram() for _ in targets]
+        self.observed = observed
+        self.tensors = [Histogram() for _ in observed]
         self.channels = [
-            None if t.axis is None else Histogram(t.channels, CHANNEL_BINS) for t in targets
+            None if t.axis is None else Histogram(t.channels, CHANNEL_BINS) for t in observed
         ]
-        self._runner = Runner(graph, [target.value for target in targets])
+        self._runner = Runner(graph, [one.value for one in observed])
 
     def observe(self, feeds: Feeds) -> Seen:
         """Run one sample and count its elements; nothing is counted of a tensor with NaN or inf."""
@@ -146,10 +146,10 @@ class Fetching:
         seen = []
         for array, histogram in zip(found, self.tensors, strict=True):
             seen.append(_count(np.asarray(array, np.float32).reshape(1, -1), histogram))
-        for array, target, rows in zip(found, self.targets, self.channels, strict=True):
-            if rows is not None and target.axis is not None:
-                data = np.moveaxis(np.asarray(array, np.float32), target.axis, 0)
-                seen.append(_count(data.reshape(target.channels, -1), rows))
+        for array, one, rows in zip(found, self.observed, self.channels, strict=True):
+            if rows is not None and one.axis is not None:
+                data = np.moveaxis(np.asarray(array, np.float32), one.axis, 0)
+                seen.append(_count(data.reshape(one.channels, -1), rows))
         return Seen(*(np.concatenate(part) for part in zip(*seen, strict=True)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError, UsageError
-from .graph import Value
+from .graph import Graph, Value
 from .sources import load_numpy
 from .tensor import Array
 
@@ -172,3 +173,20 @@ def _unpacked(parts: dict[str, Array], kind: str, scalar: bool) -> dict[str, Ran
 def key(value: Value) -> str:
     """The name under which statistics of `value` are kept."""
     return value.origin or value.name
+
+
+def distinguish(graph: Graph) -> None:
+    """Give every value of `graph` a `key` of its own; those that have one keep it.
+
+    Values that passes made may have no name, or stand for the same tensor as another one.
+    """
+    taken: set[str] = set()
+    for number, value in enumerate(graph.values()):
+        if not key(value) or key(value) in taken:
+            made_by = value.producer.op if value.producer else "value"
+            value.origin = next(
+                name
+                for tail in itertools.count()
+                if (name := f"{made_by}_{number}" + f"_{tail}" * bool(tail)) not in taken
+            )
+        taken.add(key(value))

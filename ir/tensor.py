@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +11,10 @@ from numpy.typing import NDArray
 from .dtypes import DType
 
 Array = NDArray[Any]
+
+
+KEPT = 256
+"""Elements up to which a lazy tensor is kept once it was read: scalars are looked at often."""
 
 
 class Source(Protocol):
@@ -44,9 +49,13 @@ class Tensor:
         self.source = source
 
     def numpy(self) -> Array:
-        """The elements as a read-only array of `shape`; a lazy tensor is read anew each time."""
-        array = self.source.load() if self._array is None and self.source else self._array
-        assert array is not None
+        """The elements as a read-only array of `shape`; a large lazy one is read anew each time."""
+        array = self._array
+        if array is None:
+            assert self.source is not None
+            array = self.source.load()
+            if self.size <= KEPT:
+                self._array = array
         view = array.view()
         view.flags.writeable = False
         return view
@@ -54,7 +63,7 @@ class Tensor:
     @property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:

@@ -23,6 +23,10 @@ RULES = (
 )
 
 
+ROUNDS = 8
+"""Most times that shapes may become known by what the rules did, and let more rules apply."""
+
+
 @dataclass(frozen=True)
 class Canonicalize(Pass):
     """Write every operation one way: constants folded, no-ops gone, composites recognized.
@@ -42,10 +46,12 @@ class Canonicalize(Pass):
         infer(graph)
         raise_opset(graph, self.min_opset)
         unknown = -1
-        while unknown != (unknown := unknown_shapes(graph)):
+        for _ in range(ROUNDS):
             apply(graph, RULES, context.report)
-            if unknown:
-                infer(graph)
+            before, unknown = unknown, unknown_shapes(graph)
+            if unknown in (0, before):
+                break
+            infer(graph)
         graph.sweep()
         clip_masks(graph, context.report)
 

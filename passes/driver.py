@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..ir import Graph, Node, PtqError, Value
+from ..ir.onnx_load import without_gc
 from .base import PassError, Report, Skip
 
 
@@ -82,8 +83,9 @@ def apply(graph: Graph, rules: Sequence[Rule], report: Report, *, sweeps: int = 
     for rule in rules:
         for op in rule.ops:
             by_op.setdefault(op, []).append(rule)
-    for inner in list(graph.graphs()):
-        _Driver(inner, by_op, report, sweeps).run()
+    with without_gc():
+        for inner in list(graph.graphs()):
+            _Driver(inner, by_op, report, sweeps).run()
 
 
 class _Driver:
@@ -128,19 +130,20 @@ class _Driver:
 
     def visit(self, node: Node) -> None:
         """Try the rules for `node` until one fires."""
+        rewriter = Rewriter(self.graph, node, self.report)
         for rule in self.by_op[_key(node)]:
-            if self.attempt(rule, node):
+            if self.attempt(rule, node, rewriter):
                 self.fired[rule.name] += 1
                 if self.fired[rule.name] > self.limit:
                     raise PassError(f"rule '{rule.name}' does not converge at {node.label}")
                 return
 
-    def attempt(self, rule: Rule, node: Node) -> bool:
+    def attempt(self, rule: Rule, node: Node, rewriter: Rewriter) -> bool:
         """Try one rule; True when it fired."""
         self.skips.pop((node, rule.name), None)
         version = self.graph.version
         try:
-            if rule.rewrite(node, Rewriter(self.graph, node, self.report)) is False:
+            if rule.rewrite(node, rewriter) is False:
                 if self.graph.version != version:
                     raise PassError(f"rule '{rule.name}' changed {node.label} and then declined")
                 return False

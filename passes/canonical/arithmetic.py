@@ -20,7 +20,8 @@ def sum_to_adds(node: Node, rw: Rewriter) -> bool:
     """Sum of several values is a chain of Add."""
     total = node.inputs[0]
     for value in node.inputs[1:-1]:
-        total = rw.add("Add", total, value)
+        fits = total is not None and value is not None and total.shape == value.shape
+        total = rw.add("Add", total, value, like=total if fits else None)
         total.dtype = node.output.dtype
     rw.replace(node.output, rw.add("Add", total, node.inputs[-1], name=node.name, like=node.output))
     return True

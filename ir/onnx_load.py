@@ -170,8 +170,9 @@ class _Builder:
     def look_up(self, name: str, reader: onnx.NodeProto) -> Value:
         value = self.find(name)
         if value is None:
-            label = f"{reader.op_type} '{reader.name or next(iter(reader.output), '')}'"
-            raise ModelError(f"{label} reads '{name}', which nothing in the model produces")
+            raise ModelError(
+                f"{_label(reader)} reads '{name}', which nothing in the model produces"
+            )
         return value
 
     def find(self, name: str) -> Value | None:
@@ -260,10 +261,12 @@ def _producers_first(nodes: Sequence[onnx.NodeProto]) -> Sequence[onnx.NodeProto
     try:
         return [nodes[k] for k in graphlib.TopologicalSorter(before).static_order()]
     except graphlib.CycleError as error:
-        culprit = nodes[error.args[1][0]]
-        raise ModelError(
-            f"the graph has a cycle through {culprit.op_type} '{culprit.name}'"
-        ) from None
+        culprit = _label(nodes[error.args[1][0]])
+        raise ModelError(f"the graph has a cycle through {culprit}") from None
+
+
+def _label(node: onnx.NodeProto) -> str:
+    return f"{node.op_type} '{node.name or next(iter(node.output), '')}'"
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:

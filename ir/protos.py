@@ -13,6 +13,7 @@ from .dtypes import DType
 from .graph import Shape, Value
 
 P = TypeVar("P", bound=Message)
+_NUMBERS = {int(dtype) for dtype in DType if dtype is not DType.UNDEFINED}
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -73,11 +74,9 @@ def read_type(value: Value, info: onnx.ValueInfoProto) -> None:
         _keep_type(value, info.type)
         return
     tensor = info.type.tensor_type
-    if tensor.elem_type:
-        if tensor.elem_type in DType.__members__.values():
-            value.dtype = DType(tensor.elem_type)
-        else:
-            _keep_type(value, info.type)
+    value.dtype = read_dtype(tensor.elem_type) or value.dtype
+    if tensor.elem_type and value.dtype is None:
+        _keep_type(value, info.type)
     if tensor.HasField("shape"):
         value.shape = read_shape(tensor.shape)
         if any(dim.denotation for dim in tensor.shape.dim):
@@ -90,6 +89,11 @@ def _keep_type(value: Value, kind: onnx.TypeProto) -> None:
     if value.info is None:
         value.info = onnx.ValueInfoProto()
     value.info.type.CopyFrom(kind)
+
+
+def read_dtype(number: int) -> DType | None:
+    """The element type of a number in a proto; None when it says nothing or nothing known here."""
+    return DType(number) if number in _NUMBERS else None
 
 
 def read_shape(shape: onnx.TensorShapeProto) -> Shape:
@@ -128,5 +132,4 @@ def write_shape(shape: Shape, proto: onnx.TensorShapeProto) -> None:
         elif size is not None:
             dim.dim_param = size
         else:
-            dim.ClearField("dim_value")
-            dim.ClearField("dim_param")
+            dim.ClearField("dim_value")  # a symbol stays: what is unknown here may have that name

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import onnx
 
-from .dtypes import DType
 from .graph import Graph, Shape, Value
 from .names import Names
 from .onnx_save import save_model
-from .protos import read_shape
+from .protos import read_dtype, read_shape
 from .tensor import Tensor
 from .tensor_io import describe, tensor_to_proto
 
@@ -45,7 +44,8 @@ def _read(graph: Graph, proto: onnx.GraphProto, names: Names) -> None:
         for name, body in node.bodies.items():
             for standin, position in body.captures.items():
                 outer = node.captures[position]
-                standin.dtype, standin.shape = outer.dtype, outer.shape
+                standin.dtype = outer.dtype or standin.dtype
+                standin.shape = standin.shape if outer.shape is None else outer.shape
             _read(body, bodies[names.nodes[node], name], names)
 
 
@@ -53,8 +53,8 @@ def _refine(value: Value, kind: onnx.TypeProto) -> None:
     if kind.WhichOneof("value") != "tensor_type":
         return
     tensor = kind.tensor_type
-    if value.dtype is None and tensor.elem_type:
-        value.dtype = DType(tensor.elem_type)
+    if value.dtype is None:
+        value.dtype = read_dtype(tensor.elem_type)
     if tensor.HasField("shape"):
         value.shape = _merge(value.shape, read_shape(tensor.shape))
 

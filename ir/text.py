@@ -31,14 +31,13 @@ from .graph import Graph, Node, Value
 from .names import Names
 from .onnx_load import load_model
 from .onnx_save import save_model
-from .protos import read_shape
+from .protos import read_dtype, read_shape
 from .quant import QuantInfo
 from .tensor import Array, Tensor
 from .tensor_io import describe, tensor_from_proto, tensor_from_sparse, tensor_to_proto
 from .text_parse import DEFAULT_IR_VERSION, DEFAULT_OPSETS, GRID, PRECISION, RESERVED, Parser
 
 Attr = onnx.AttributeProto
-_ELEMENTS = {int(dtype) for dtype in DType} - {int(DType.UNDEFINED)}
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -256,9 +255,10 @@ def _is_known(kind: onnx.TypeProto) -> bool:
     if which in ("sequence_type", "optional_type"):
         return _is_known(getattr(kind, which).elem_type)
     if which == "map_type":
-        return kind.map_type.key_type in _ELEMENTS and _is_known(kind.map_type.value_type)
+        known = read_dtype(kind.map_type.key_type) is not None
+        return known and _is_known(kind.map_type.value_type)
     if which in ("tensor_type", "sparse_tensor_type"):
-        return getattr(kind, which).elem_type in _ELEMENTS
+        return read_dtype(getattr(kind, which).elem_type) is not None
     return False
 
 

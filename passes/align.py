@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from ..ir import Graph
+from ..ir import Graph, Value
 from ..ir.shapes import infer
+from ..ir.target import Target
 from ..ir.tensor import Array
 from .base import Context, Pass
-from .regions import Channels, Region, find_channels
-from .rescale import equalizing_factors, rescale
+from .channel_data import ChannelData, collect
+from .channel_noise import RegionNoise, is_rounded, reach, sensitivity, worst_ratio
+from .regions import Channels, Linear, Region, find_channels
+from .rescale import dead, equalizing_factors, propagate, rescale, shift
+
+STRENGTHS = (0.25, 0.5, 0.75, 1.0)
+"""Exponents of a channel's range in its factor: 1 makes the ranges of all channels equal."""
+WORTH = 0.95
+"""A change must bring the predicted noise below this share of what it was."""
+SWEEPS = 20
+"""Most rounds over all regions where one's factors depend on its neighbours'."""
+SETTLED = 1e-3
+"""A round that changes no factor by more than this share is the last."""
 
 
 @dataclass(frozen=True)
 class Align(Pass):
-    """Rescale channels so that those of one tensor have like ranges; the function stays.
+    """Rescale and shift channels, exactly, so that those of one tensor have like ranges.
+
+    A factor goes from the weights that make a channel to those that read it, a shift from bias to
+    bias. With `noise`, samples tell the ranges of channels, and a region is changed only where the
+    predicted rounding error falls on samples the factors were not made from; with `weights`, or
+    without samples, factors make the ranges of the weights on both sides alike. Sources: channel
+    alignment of NNCF (means and scales of activations); Nagel et al., 1906.04721 (`weights`); Xiao
+    et al., 2211.10438 (part of a range as an exponent).
 
     Attributes:
-        samples: use at most so many to learn the ranges of channels.
+        method: see above.
+        samples: use at most so many.
         limit: factors lie between 1/limit and limit.
     """
 
@@ -29,33 +50,165 @@ class Align(Pass):
     invalidates: ClassVar[tuple[str, ...]] = ("ranges", "plan")
     preserves_function: ClassVar[bool] = True
 
+    method: Literal["noise", "weights"] = "noise"
     samples: int = 32
     limit: float = 100.0
 
-    def run(self, graph: Graph, context: Context) -> None:
-        """Rescale the regions that gain."""
-        infer(graph)
-        channels = find_channels(graph, "scale")
-        factors = np.ones(len(channels.label))
-        if not context.target.weights.per_channel:
-            for region in channels.regions:
-                factors[region.ids] = self._factors(channels, region)[region.ids]
-                context.report.rewritten += 1
-        context.report.matched = len(channels.regions)
-        for linear, reason in channels.frozen:
-            context.report.skip(reason, linear.node)
-        rescale(graph, channels, factors)
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if self.samples < 1 or not self.limit > 1:
+            raise ValueError("samples must be at least 1, limit greater than 1")
 
-    def _factors(self, channels: Channels, region: Region) -> Array:
-        """Per id, from the weights alone."""
-        ranges = np.zeros((2, len(channels.label)))
-        for k, linears in enumerate((region.producers, region.consumers)):
-            for linear in linears:
-                weights = np.abs(linear.weights)
-                ids = linear.ins if k else linear.outs
-                labels = channels.label[np.broadcast_to(ids, weights.shape)]
-                np.maximum.at(ranges[k], labels.ravel(), weights.ravel())
-        factors = equalizing_factors(ranges[0], ranges[1], self.limit)
-        factors[0] = 1.0
-        found: Array = factors[channels.label]
+    def run(self, graph: Graph, context: Context) -> None:
+        """Shift, then rescale, the regions that gain."""
+        infer(graph)
+        scales = find_channels(graph, "scale")
+        for linear, reason in scales.frozen:
+            context.report.skip(reason, linear.node)
+        context.report.matched = len(scales.regions)
+        if self.method == "weights" or context.samples is None:
+            if self.method != "weights":
+                context.report.note("no samples: channels are aligned by their weights alone")
+            rescale(graph, scales, self._by_weights(scales, context))
+        else:
+            self._by_noise(graph, scales, context)
+
+    def _by_weights(self, channels: Channels, context: Context) -> Array:
+        """Factors per id that make the ranges of weights alike."""
+        factors = np.ones(len(channels.label))
+        for _ in range(SWEEPS):
+            before = factors.copy()
+            for region in channels.regions:
+                made, read, place = weight_ranges(channels, region, factors)
+                step = equalizing_factors(made, read, self.limit)[place]
+                factors[region.ids] = self._limited(factors[region.ids] * step)
+            if np.abs(factors / before - 1).max(initial=0.0) <= SETTLED:
+                break
+        context.report.rewritten = sum(bool((factors[r.ids] != 1).any()) for r in channels.regions)
+        return factors
+
+    def _by_noise(self, graph: Graph, scales: Channels, context: Context) -> None:
+        """Shift and rescale where samples say that it helps."""
+        shifts = find_channels(graph, "shift")
+        axes = observed_axes(scales, context.target) | observed_axes(shifts, context.target)
+        if not axes:
+            return
+        samples = context.need_samples(self.name).head(self.samples)
+        with context.progress("aligning", len(samples)) as advance:
+            data = collect(graph, axes, samples, advance)
+        amounts = _amounts(shifts, data, context)
+        for value in data.keys() & shifts.of.keys():
+            data[value] = data[value].moved(amounts[shifts.of[value].ravel()])
+        factors = self._factors(scales, data, context)
+        shift(graph, shifts, amounts)
+        rescale(graph, scales, factors)
+
+    def _factors(
+        self, channels: Channels, data: Mapping[Value, ChannelData], context: Context
+    ) -> Array:
+        """Factors per id."""
+        target, readers = context.target, sensitivity(channels, data)
+        factors, amounts = np.ones(len(channels.label)), np.zeros(len(channels.label))
+        changed: set[Region] = set()
+        regions = [r for r in channels.regions if predictable(r, data)]
+        for _ in range(1 if target.weights.per_channel else SWEEPS):
+            before = factors.copy()
+            for region in regions:
+                noise = RegionNoise(channels, region, data, readers, target)
+                old, best, least = noise(factors, amounts), factors[region.ids], WORTH
+                for candidate in self._candidates(noise, factors):
+                    factors[region.ids] = candidate
+                    gain = worst_ratio(noise(factors, amounts), old)
+                    if gain < least:
+                        best, least = candidate, gain
+                factors[region.ids] = best
+                if least < WORTH:
+                    changed.add(region)
+            if np.array_equal(before, factors):
+                break
+        for region in channels.regions:
+            if region not in changed:
+                context.report.skip("no gain is predicted", region.producers[0].node)
+        context.report.rewritten = len(changed)
+        return factors
+
+    def _candidates(self, noise: RegionNoise, factors: Array) -> list[Array]:
+        """Factors to try, one per id of the region."""
+        channels, region = noise.channels, noise.region
+        seen = [(channels.of[v].ravel(), d.reach) for v, d in noise.learned.items()]
+        pairs = [(ids, found / factors[ids]) for ids, found in seen]
+        ranges, place = reach(channels, region, pairs)
+        alive = ~dead(ranges)
+        if not alive.any():
+            return []
+        level = np.where(alive, ranges / np.median(ranges[alive]), 1.0)
+        steps = [level**strength for strength in STRENGTHS]
+        if not noise.target.weights.per_channel:
+            made, read, _ = weight_ranges(channels, region, factors)
+            steps += [equalizing_factors(first, read, self.limit) for first in (made, ranges)]
+        return [self._limited(factors[region.ids] * step[place]) for step in steps]
+
+    def _limited(self, factors: Array) -> Array:
+        found: Array = np.clip(factors, 1 / self.limit, self.limit)
         return found
+
+
+def weight_ranges(channels: Channels, region: Region, factors: Array) -> tuple[Array, Array, Array]:
+    """Largest magnitudes of the rescaled weights that make and that read each label of `region`.
+
+    Also each region id's place among the labels.
+    """
+
+    def magnitudes(linear: Linear, ids: Array) -> tuple[Array, Array]:
+        change = factors[linear.ins] / factors[linear.outs]
+        scaled = np.abs(linear.weights * change)
+        merged = tuple(k for k, n in enumerate(ids.shape) if n == 1)
+        return ids.ravel(), scaled.max(axis=merged).ravel()
+
+    made, place = reach(channels, region, [magnitudes(p, p.outs) for p in region.producers])
+    read, _ = reach(channels, region, [magnitudes(c, c.ins) for c in region.consumers])
+    return made, read, place
+
+
+def observed_axes(channels: Channels, target: Target) -> dict[Value, int | None]:
+    """Tensors whose channels decide about a region, with the axis of the channels."""
+    found: dict[Value, int | None] = {}
+    for region in channels.regions:
+        rounded = [value for value in region.values if is_rounded(value, target)]
+        ends = [linear.source for linear in region.consumers]
+        ends += [linear.result for linear in region.producers]
+        for value in (*rounded, *ends):
+            axes = [k for k, n in enumerate(channels.of[value].shape) if n > 1]
+            if len(axes) < 2 and value.rank is not None:
+                found[value] = axes[0] if axes else None
+    return found
+
+
+def _amounts(channels: Channels, data: Mapping[Value, ChannelData], context: Context) -> Array:
+    """Shifts per id: every channel's mean or middle, region by region, where that helps."""
+    readers, factors = sensitivity(channels, data), np.ones(len(channels.label))
+    options = [np.zeros(len(channels.label))]
+    for middle in (ChannelData.mean, ChannelData.middle):
+        chosen = np.zeros(len(channels.label))
+        for linear in channels.linears:
+            if linear.result in data:
+                free = channels.label[linear.bias_ids] > 0
+                chosen[linear.bias_ids[free]] = middle(data[linear.result])[free]
+        options.append(propagate(channels, chosen))
+    best, shifted = options[0].copy(), 0
+    for region in channels.regions:
+        if predictable(region, data):
+            noise = RegionNoise(channels, region, data, readers, context.target)
+            old = noise(factors, options[0])
+            gains = [worst_ratio(noise(factors, new), old) for new in options[1:]]
+            if min(gains) < WORTH:
+                best[region.ids] = options[1 + int(np.argmin(gains))][region.ids]
+                shifted += 1
+    if shifted:
+        context.report.note(f"the channels of {shifted} regions are shifted")
+    return best
+
+
+def predictable(region: Region, data: Mapping[Value, ChannelData]) -> bool:
+    """True when the data tell what all readers of the region read."""
+    return all(linear.source in data for linear in region.consumers)

@@ -190,7 +190,8 @@ def _linear(
     source = node.inputs[0]
     assert source is not None
     where = bias or (node, 2)
-    walk.linears.append(Linear(node, 1, ins, outs, axis, where, bias_ids, source, node.output))
+    result = where[0].output
+    walk.linears.append(Linear(node, 1, ins, outs, axis, where, bias_ids, source, result))
 
 
 def _added(value: Value) -> tuple[Node, int] | None:
@@ -239,20 +240,12 @@ def add(walk: Walk, node: Node) -> None:
             if walk.kind == "scale":
                 walk.offsets.append(Offset(node, slot, ids))
             return
-    a, b = (walk.ids(node.input(slot)) for slot in (0, 1))
-    out = walk.fresh(node.output, np.broadcast_shapes(a.shape, b.shape))
-    walk.link(a, out)
-    walk.link(b, out)
-    walk.sums.append((out, a, b))
+    walk.join(node.output, [walk.ids(value) for value in node.inputs])
 
 
 def largest(walk: Walk, node: Node) -> None:
     """Sub, Max, Min: operands and result share factors; constants may only be 0."""
-    parts = [v for v in node.inputs if v is not None and scalar(v) != 0]
-    ids = [walk.ids(value) for value in parts]
-    out = walk.fresh(node.output, np.broadcast_shapes(*(i.shape for i in ids)))
-    for i in ids:
-        walk.link(i, out)
+    walk.join(node.output, [walk.ids(value) for value in node.inputs if scalar(value) != 0])
 
 
 def multiply(walk: Walk, node: Node) -> None:

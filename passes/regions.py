@@ -41,7 +41,7 @@ class Linear:
         bias: where the bias is or would be: operator and slot.
         bias_ids: ids of the bias, [output channels].
         source: the tensor read.
-        result: the tensor made.
+        result: the tensor made, bias included.
     """
 
     node: Node
@@ -97,8 +97,8 @@ class Channels:
         of: ids of each tensor that has any.
         linears: operators with weights, in topological order.
         offsets: constants that must be rescaled or shifted with their tensor.
-        sums: (out, a, b): amounts of `out` are the sums of those of `a` and `b`; in
-            topological order.
+        joins: (out, parts): the ids `out` of a result that depends on several operands; its
+            amounts are the sums of those of `parts`. In topological order.
         label: id -> number of the set of ids that must have one factor; 0 for frozen ids.
         regions: those with at least one producer and one consumer.
         frozen: operators none of whose output channels may change, with the reason.
@@ -108,7 +108,7 @@ class Channels:
     of: dict[Value, Array]
     linears: list[Linear]
     offsets: list[Offset]
-    sums: list[tuple[Array, Array, Array]]
+    joins: list[tuple[Array, list[Array]]]
     label: Array
     regions: list[Region]
     frozen: list[tuple[Linear, str]]
@@ -124,7 +124,7 @@ class Walk:
         self.of: dict[Value, Array] = {}
         self.linears: list[Linear] = []
         self.offsets: list[Offset] = []
-        self.sums: list[tuple[Array, Array, Array]] = []
+        self.joins: list[tuple[Array, list[Array]]] = []
         self.links: list[tuple[Array, Array]] = []
         self.freezes: list[tuple[Array, str]] = [
             (np.zeros(1, np.int64), "it meets a tensor that keeps its scale")
@@ -142,6 +142,13 @@ class Walk:
         """What broadcasts together must have the same factor."""
         left, right = np.broadcast_arrays(a, b)
         self.links.append((left.ravel(), right.ravel()))
+
+    def join(self, value: Value, parts: list[Array]) -> None:
+        """Give the result of an elementwise operator new ids, that share factors with `parts`."""
+        out = self.fresh(value, np.broadcast_shapes(*(p.shape for p in parts)))
+        for part in parts:
+            self.link(part, out)
+        self.joins.append((out, parts))
 
     def freeze(self, ids: Array, reason: str) -> None:
         """These channels must stay as they are."""
@@ -192,7 +199,7 @@ def find_channels(graph: Graph, kind: Kind) -> Channels:
         for linear in walk.linears
         if (ids := linear.outs[linear.outs > 0]).size and not label[ids].any()
     ]
-    return Channels(kind, walk.of, walk.linears, walk.offsets, walk.sums, label, regions, frozen)
+    return Channels(kind, walk.of, walk.linears, walk.offsets, walk.joins, label, regions, frozen)
 
 
 def _components(count: int, links: Iterable[tuple[Array, Array]]) -> Array:

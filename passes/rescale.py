@@ -13,8 +13,9 @@ from .regions import Channels, Linear
 
 
 def equalizing_factors(first: Array, second: Array, limit: float = 100.0) -> Array:
-    """Factors sqrt(first / second) that make two ranges per channel alike: both become their
-    geometric mean (Nagel et al., 1906.04721, equation 11).
+    """Factors sqrt(first / second), by which two ranges per channel become alike.
+
+    Both become their geometric mean (Nagel et al., 1906.04721, equation 11).
 
     Args:
         first: float, not negative [channels], will be divided by the factors.
@@ -56,13 +57,12 @@ def rescale(graph: Graph, channels: Channels, factors: Array) -> int:
     return changed
 
 
-def shift(graph: Graph, channels: Channels, chosen: Array) -> int:
-    """Subtract from every channel what is chosen where it is made; how many biases changed.
+def shift(graph: Graph, channels: Channels, amounts: Array) -> int:
+    """Subtract its amount from every channel; how many biases changed.
 
-    `channels` is an analysis of `graph` for shifts, `chosen` float64 per id: what producers are
-    to subtract, 0 where the label is 0.
+    `channels` is an analysis of `graph` for shifts, `amounts` float64 per id, 0 where the label is
+    0, made consistent by `propagate`.
     """
-    amounts = propagate(channels, chosen)
     changed = 0
     for linear in channels.linears:
         change = returned(linear, amounts) - amounts[linear.bias_ids]
@@ -70,16 +70,17 @@ def shift(graph: Graph, channels: Channels, chosen: Array) -> int:
             node, slot = linear.bias
             old = node.input(slot)
             bias = change if old is None else old.numpy() + change
-            graph.set_input(node, slot, graph.constant(np.asarray(bias, np.float32)))
+            name = old.name if old else ""
+            graph.set_input(node, slot, graph.constant(np.asarray(bias, np.float32), name))
             changed += 1
     return changed
 
 
 def propagate(channels: Channels, chosen: Array) -> Array:
-    """Amounts per id, those of sums included."""
+    """Amounts per id that follow from those chosen where channels are made."""
     amounts = chosen.copy()
-    for out, a, b in channels.sums:
-        amounts[out] = np.where(channels.label[out] > 0, amounts[a] + amounts[b], 0.0)
+    for out, parts in channels.joins:
+        amounts[out] = sum(amounts[part] for part in parts)
     return amounts
 
 
@@ -89,10 +90,9 @@ def returned(linear: Linear, amounts: Array) -> Array:
     if not np.any(lost):
         return np.zeros(len(linear.bias_ids))
     weights = linear.weights.astype(np.float64)
-    found: Array = np.moveaxis(weights * lost, linear.axis, 0).reshape(
-        weights.shape[linear.axis], -1
-    )
-    return found.sum(axis=1)
+    others = tuple(k for k in range(weights.ndim) if k != linear.axis)
+    found: Array = (weights * lost).sum(axis=others)
+    return found
 
 
 def _multiply(graph: Graph, node: Node, slot: int, change: Array) -> bool:

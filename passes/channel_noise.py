@@ -1,0 +1,186 @@
+"""Predicts what rounding the tensors and weights of a region costs the operators that read them.
+
+An error e in a channel that weights W read adds e^2 sum W^2 to the energy of the error of their
+output; rounding weights to a step d adds d^2 / 12 times the energy of what they read. Both are
+taken relative to the energy of the output, the channels as if uncorrelated. Rounding of
+activations is not modelled but done, with ranges learned on one half of the samples and elements
+of the other half: a channel magnified by its own extremes is clipped on samples not seen, and a
+range that suits the extremes of one channel wastes steps of another. Ranges may come from the mean
+of the samples' extremes or from the extremes of all; what is to be trusted must serve both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ..ir import Value, grid
+from ..ir.target import Target
+from ..ir.tensor import Array
+from .channel_data import ChannelData
+from .regions import Channels, Linear, Region
+
+Rule = Literal["mean-max", "min-max"]
+RULES: tuple[Rule, ...] = ("mean-max", "min-max")
+MULTIPLIES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators whose weights are rounded and whose sums carry errors on."""
+
+
+@dataclass(eq=False)
+class Sensitivity:
+    """How much an error in a channel adds to the errors of all that read it.
+
+    Attributes:
+        of: energy of the readers' error, relative to their outputs' energy, per energy of an
+            error in the channel; float64 per id.
+        signal: energy of an element of the output, all channels, by operator.
+    """
+
+    of: Array
+    signal: dict[Linear, float]
+
+
+def sensitivity(channels: Channels, data: Mapping[Value, ChannelData]) -> Sensitivity:
+    """Of every channel; `data` of the tensors that operators with weights read."""
+    found = Sensitivity(np.zeros(len(channels.label)), {})
+    for linear in channels.linears:
+        if linear.node.op not in MULTIPLIES or linear.source not in data:
+            continue
+        squares = np.square(linear.weights, dtype=np.float64)
+        merged = tuple(k for k, n in enumerate(linear.ins.shape) if n == 1)
+        gain = squares.sum(axis=merged, keepdims=True)
+        power = data[linear.source].power[_columns(linear, channels)]
+        signal = float((gain * power).sum())
+        if signal > 0:
+            found.signal[linear] = signal
+            np.add.at(found.of, linear.ins, gain / signal)
+    for out, parts in reversed(channels.joins):
+        for part in parts:
+            np.add.at(found.of, np.broadcast_to(part, out.shape), found.of[out])
+    return found
+
+
+def _columns(linear: Linear, channels: Channels) -> Array:
+    """Channel of the source that each of `linear.ins` is, in the same shape."""
+    ids = channels.of[linear.source].ravel() if linear.source in channels.of else np.zeros(1, int)
+    order = np.argsort(ids, kind="stable")
+    place = np.searchsorted(ids[order], linear.ins)
+    found: Array = order[np.minimum(place, len(ids) - 1)]
+    return found
+
+
+class _Rows:
+    """Weights as a matrix: output channels by inputs, the kernel's positions merged."""
+
+    def __init__(self, linear: Linear, channels: Channels) -> None:
+        weights, axis = np.abs(linear.weights), linear.axis
+        kernel = tuple(k for k, n in enumerate(linear.ins.shape) if k != axis and n == 1)
+        largest = weights.max(axis=kernel, keepdims=True)
+        rows = weights.shape[axis]
+
+        def as_rows(array: Array) -> Array:
+            spread = np.broadcast_to(array, largest.shape)
+            found: Array = np.moveaxis(spread, axis, 0).reshape(rows, -1)
+            return found
+
+        self.linear = linear
+        self.largest = as_rows(largest).astype(np.float64)
+        self.ins, self.columns = as_rows(linear.ins), as_rows(_columns(linear, channels))
+        self.outs = linear.bias_ids[:rows]
+        self.positions = int(np.prod([weights.shape[k] for k in kernel]))
+
+    def noise(self, factors: Array, power: Array, target: Target) -> Array:
+        """Energy of the error [outputs] of rounding the rescaled weights, on the old scale."""
+        inner, outer = factors[self.ins], factors[self.outs]
+        reach = (self.largest * inner).max(axis=1) / outer
+        if not target.weights.per_channel:
+            reach = np.full_like(reach, reach.max())
+        step = reach * outer / target.weights.dtype.integer_range[1]
+        found: Array = step**2 / 12 * self.positions * (power[self.columns] / inner**2).sum(axis=1)
+        return found
+
+
+class RegionNoise:
+    """Predicted error of the readers of one region, as a function of factors and shifts."""
+
+    def __init__(
+        self,
+        channels: Channels,
+        region: Region,
+        data: Mapping[Value, ChannelData],
+        readers: Sensitivity,
+        target: Target,
+    ) -> None:
+        """`data` must hold the sources of all consumers; tensors it lacks are not rounded."""
+        self.channels, self.region, self.target = channels, region, target
+        self.readers = readers
+        self.tensors = [v for v in region.values if v in data and is_rounded(v, target)]
+        self.learned = {v: data[v].half(odd=False) for v in self.tensors}
+        self.unseen = {v: data[v].half(odd=True) for v in self.tensors}
+        self.read = [_Rows(c, channels) for c in region.consumers if c in readers.signal]
+        per_tensor = not target.weights.per_channel
+        made = [p for p in region.producers if per_tensor and p in readers.signal]
+        self.made = [_Rows(p, channels) for p in made]
+        self.data = data
+
+    def __call__(self, factors: Array, amounts: Array) -> Array:
+        """Energy of the readers' error relative to their outputs', by each of `RULES`.
+
+        `factors` and `amounts` are per id; they are applied to the data and weights as given.
+        """
+        return np.array([self._noise(rule, factors, amounts) for rule in RULES])
+
+    def _noise(self, rule: Rule, factors: Array, amounts: Array) -> float:
+        total = sum(self._rounding(v, rule, factors, amounts) for v in self.tensors)
+        for rows in self.read:
+            lost = rows.noise(factors, self._power(rows.linear.source, amounts), self.target)
+            total += float(lost.sum()) / self.readers.signal[rows.linear]
+        for rows in self.made:
+            lost = rows.noise(factors, self.data[rows.linear.source].power, self.target)
+            total += float(lost @ self.readers.of[rows.outs])
+        return total
+
+    def _power(self, source: Value, amounts: Array) -> Array:
+        ids = self.channels.of[source].ravel()
+        return self.data[source].moved(amounts[ids]).power
+
+    def _rounding(self, value: Value, rule: Rule, factors: Array, amounts: Array) -> float:
+        ids = self.channels.of[value].ravel()
+        scale, readers = factors[ids], self.readers.of[ids]
+        learned, unseen = (d[value].moved(amounts[ids]) for d in (self.learned, self.unseen))
+        low, high = (learned.low / scale).min(axis=1), (learned.high / scale).max(axis=1)
+        ends = (low.mean(), high.mean()) if rule == "mean-max" else (low.min(), high.max())
+        activations = self.target.activations
+        info = grid(*ends, activations.dtype, symmetric=activations.symmetric)
+        elements = unseen.elements / scale[:, None]
+        errors = np.square(info.fake(elements) - elements).mean(axis=(0, 2))
+        return float((errors * scale**2) @ readers)
+
+
+def worst_ratio(new: Array, old: Array) -> float:
+    """Largest ratio of noises; 1 where there was none."""
+    return float(np.divide(new, old, out=np.ones_like(new), where=old > 0).max())
+
+
+def is_rounded(value: Value, target: Target) -> bool:
+    """True when an operator that computes in integers reads the tensor."""
+    return any(target.kind(n.op) in ("compute", "light") for n in value.consumers if not n.domain)
+
+
+def reach(
+    channels: Channels, region: Region, tensors: Sequence[tuple[Array, Array]]
+) -> tuple[Array, Array]:
+    """Largest magnitudes per label of `region`, and each region id's place among them.
+
+    `tensors` are pairs (ids, magnitudes) of like shape.
+    """
+    names, place = np.unique(channels.label[region.ids], return_inverse=True)
+    found = np.zeros(len(names))
+    for ids, magnitudes in tensors:
+        free = channels.label[ids] > 0
+        local = place[np.searchsorted(region.ids, ids[free])]
+        np.maximum.at(found, local, magnitudes[free])
+    return found, place

@@ -147,6 +147,13 @@ def test_least_divergence_clips_outliers_but_not_a_plain_distribution() -> None:
     assert 3 < high < 10 and -10 < low < -3
 
 
+def test_zeros_of_a_rectified_tensor_do_not_narrow_its_range() -> None:
+    mostly_zero = np.maximum(normal() - 1, 0)
+    low, high = least_divergence(histogram(mostly_zero).row(0), DType.UINT8)
+    assert low == 0
+    assert high > 2
+
+
 @pytest.mark.parametrize("data", [[0, 0], [3, 3], [-2, -2], [1e-30, 0], [0, 1e30], [-1e-40, 0]])
 def test_ranges_of_degenerate_tensors_are_within_what_was_seen(data: list[float]) -> None:
     row = histogram(np.array(data)).row(0)

@@ -161,10 +161,9 @@ ptq_status ptq_prepare_binary(const ptq_build *build, ptq_node *node) {
   state *s = node->state = ptq_alloc(sizeof *s);
   if (!s) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
   collapse(s, y, a_stride, b_stride);
-  int32_t flip = y->flip ? 128 : 0, top = y->dtype == PTQ_U8 ? 255 : INT16_MAX;
-  int32_t bottom = y->dtype == PTQ_U8 ? 0 : INT16_MIN;
-  int32_t lo = node->attr[0] + flip, hi = node->attr[1] + flip;
-  PTQ_REQUIRE(bottom <= lo && lo <= hi && hi <= top, "clamp limits outside the type");
+  int32_t lo, hi;
+  status = ptq_read_limits(build, node->attr, y, &lo, &hi);
+  if (status != PTQ_OK) return status;
   float sign = node->kind == PTQ_SUB ? -1.0f : 1.0f;
   float product = a->scale * b->scale / y->scale, ratio = a->scale / y->scale;
   PTQ_REQUIRE(ptq_multiplier_fits(build, product) && ptq_multiplier_fits(build, ratio) &&
@@ -178,8 +177,8 @@ ptq_status ptq_prepare_binary(const ptq_build *build, ptq_node *node) {
                        .a_zero = a->zero_point,
                        .b_zero = b->zero_point,
                        .y_zero = y->zero_point,
-                       .lo = lo - y->zero_point,
-                       .hi = hi - y->zero_point,
+                       .lo = lo,
+                       .hi = hi,
                        .multiply = node->kind == PTQ_MUL};
   s->element = ptq_dtype_bytes(y->dtype);
   bool fast = y->dtype == PTQ_U8 && build->requant == PTQ_REQUANT_FLOAT;

@@ -177,10 +177,8 @@ ptq_status ptq_prepare_block_gemm(const ptq_build *build, ptq_node *node) {
   s->y_scale = y->scale;
   s->y_zero = y->zero_point;
   s->floats = y->dtype == PTQ_F32;
-  int32_t flip = y->flip ? 128 : 0, lo = node->attr[1] + flip, hi = node->attr[2] + flip;
-  PTQ_REQUIRE(s->floats || (0 <= lo && lo <= hi && hi <= 255), "clamp limits outside the type");
-  s->lo = lo - s->y_zero;
-  s->hi = hi - s->y_zero;
+  status = ptq_read_limits(build, node->attr + 1, y, &s->lo, &s->hi);
+  if (status != PTQ_OK) return status;
   s->dot = PTQ_SELECT(build, dot);
   s->dot4 = PTQ_SELECT(build, dot4);
   status = pack(build, node, s);

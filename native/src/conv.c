@@ -35,32 +35,21 @@ ptq_status ptq_conv_epilogue(const ptq_build *build, const ptq_node *node, ptq_c
   e->mode = build->requant;
   e->dtype = y->dtype;
   e->zero = grid->zero_point;
-  int32_t flip = grid->flip ? 128 : 0;
-  e->lo = limits[2] + flip - e->zero;
-  e->hi = limits[3] + flip - e->zero;
+  ptq_status status = ptq_read_limits(build, limits + 2, grid, &e->lo, &e->hi);
+  if (status != PTQ_OK) return status;
   bool narrow = y->dtype == PTQ_U8;
-  if (narrow) {
-    PTQ_REQUIRE(e->lo + e->zero >= 0 && e->hi + e->zero <= 255 && e->lo <= e->hi,
-                "clamp limits outside the type");
-  } else {
-    PTQ_REQUIRE(!residual && !table, "only 8-bit outputs take a residual or a table");
-    PTQ_REQUIRE(y->dtype != PTQ_S16 || (e->lo + e->zero >= INT16_MIN &&
-                                        e->hi + e->zero <= INT16_MAX && e->lo <= e->hi),
-                "clamp limits outside the type");
-  }
+  PTQ_REQUIRE(narrow || (!residual && !table), "only 8-bit outputs take a residual or a table");
+  PTQ_REQUIRE(!narrow || grid->dtype == PTQ_U8, "grid and output types differ");
   if (residual) {
     PTQ_REQUIRE(residual->dtype == PTQ_U8 && ptq_same_dims(residual, y),
                 "the residual is not shaped and typed like the output");
+    PTQ_REQUIRE(add->dtype == PTQ_U8, "grid and output types differ");
     e->add = true;
     e->adder = ptq_make_adder(build->requant, grid->scale, residual->scale, add->scale);
     e->add_zero = add->zero_point;
     e->residual_zero = residual->zero_point;
-    int32_t add_flip = add->flip ? 128 : 0;
-    e->add_lo = limits[0] + add_flip - e->add_zero;
-    e->add_hi = limits[1] + add_flip - e->add_zero;
-    PTQ_REQUIRE(
-        e->add_lo + e->add_zero >= 0 && e->add_hi + e->add_zero <= 255 && e->add_lo <= e->add_hi,
-        "clamp limits outside the type");
+    status = ptq_read_limits(build, limits, add, &e->add_lo, &e->add_hi);
+    if (status != PTQ_OK) return status;
   }
   if (table) {
     PTQ_REQUIRE(table->role == PTQ_CONSTANT && table->dtype == PTQ_U8 && table->count == 256,

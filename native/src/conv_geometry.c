@@ -5,6 +5,13 @@ typedef struct {
   int32_t kernel[3], stride[3], dilation[3], pad[3];
 } window;
 
+static void rotate(int32_t v[3]) {
+  int32_t last = v[2];
+  v[2] = v[1];
+  v[1] = v[0];
+  v[0] = last;
+}
+
 /* Attributes of 1, 2 or 3 spatial dimensions, right-aligned in three. */
 static ptq_status read_window(const ptq_build *build, const ptq_node *node, window *w,
                               ptq_conv *c) {
@@ -23,8 +30,19 @@ static ptq_status read_window(const ptq_build *build, const ptq_node *node, wind
     c->out_dims[i] = real ? y->dims[1 + j] : 1;
     PTQ_REQUIRE(w->kernel[i] >= 1 && w->stride[i] >= 1 && w->stride[i] <= 64 &&
                     w->dilation[i] >= 1 && w->kernel[i] <= 1 << 12 && w->dilation[i] <= 1 << 12 &&
-                    abs(w->pad[i]) <= 1 << 24,
+                    w->pad[i] >= -(1 << 24) && w->pad[i] <= 1 << 24,
                 "kernel, stride, dilation or pad out of range");
+  }
+  /* A trailing dimension of one position gives way, so that the one before it is contiguous. */
+  for (int32_t turn = 0;
+       turn < 2 && c->in_dims[2] == 1 && c->out_dims[2] == 1 && w->kernel[2] == 1 && w->pad[2] == 0;
+       turn++) {
+    rotate(c->in_dims);
+    rotate(c->out_dims);
+    rotate(w->kernel);
+    rotate(w->stride);
+    rotate(w->dilation);
+    rotate(w->pad);
   }
   PTQ_REQUIRE((int64_t)w->kernel[0] * w->kernel[1] * w->kernel[2] <= 1 << 14, "kernel too large");
   c->batch = x->dims[0];
@@ -83,7 +101,8 @@ static ptq_status transposed_phase(const ptq_build *build, ptq_conv *c, const wi
     p->out_first[i] = residue[i];
     p->out_step[i] = w->stride[i];
     p->in_step[i] = 1;
-    p->count[i] = (c->out_dims[i] - residue[i] + w->stride[i] - 1) / w->stride[i];
+    p->count[i] =
+        (int32_t)(((int64_t)c->out_dims[i] - residue[i] + w->stride[i] - 1) / w->stride[i]);
     if (p->count[i] < 0) p->count[i] = 0;
     taps *= w->kernel[i];
   }

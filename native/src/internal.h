@@ -114,7 +114,11 @@ PTQ_INLINE int64_t ptq_min(int64_t a, int64_t b) { return a < b ? a : b; }
 PTQ_INLINE int64_t ptq_max(int64_t a, int64_t b) { return a > b ? a : b; }
 
 size_t ptq_dtype_bytes(int32_t dtype); /* 0 for 4-bit types */
-bool ptq_is_8bit(const ptq_value *v);
+
+/* The attributes `lo, hi` of a grid, relative to its zero point. Types without limits are let be.
+ */
+ptq_status ptq_read_limits(const ptq_build *build, const int32_t attr[2], const ptq_value *grid,
+                           int32_t *lo, int32_t *hi);
 bool ptq_same_dims(const ptq_value *a, const ptq_value *b);
 
 #endif

@@ -147,12 +147,8 @@ ptq_status ptq_prepare_matmul(const ptq_build *build, ptq_node *node) {
   ptq_status status = read_shapes(build, node, s);
   if (status != PTQ_OK) return status;
   bool narrow = y->dtype == PTQ_U8;
-  int32_t flip = y->flip ? 128 : 0;
-  s->lo = node->attr[0] + flip - y->zero_point;
-  s->hi = node->attr[1] + flip - y->zero_point;
-  PTQ_REQUIRE(
-      !narrow || (s->lo + y->zero_point >= 0 && s->lo <= s->hi && s->hi + y->zero_point <= 255),
-      "clamp limits outside the type");
+  status = ptq_read_limits(build, node->attr, y, &s->lo, &s->hi);
+  if (status != PTQ_OK) return status;
   float m = a->scale * b->scale / (narrow ? y->scale : 1.0f);
   PTQ_REQUIRE(ptq_multiplier_fits(build, m), "the multiplier is out of range");
   s->mode = build->requant;

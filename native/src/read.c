@@ -8,7 +8,20 @@ size_t ptq_dtype_bytes(int32_t dtype) {
   return bytes[dtype];
 }
 
-bool ptq_is_8bit(const ptq_value *v) { return v->dtype == PTQ_U8; }
+ptq_status ptq_read_limits(const ptq_build *build, const int32_t attr[2], const ptq_value *grid,
+                           int32_t *lo, int32_t *hi) {
+  int32_t bottom = grid->flip ? INT8_MIN : 0, top = bottom + 255, flip = grid->flip ? 128 : 0;
+  if (grid->dtype != PTQ_U8 && grid->dtype != PTQ_S16) return PTQ_OK;
+  if (grid->dtype == PTQ_S16) {
+    bottom = INT16_MIN;
+    top = INT16_MAX;
+  }
+  PTQ_REQUIRE(bottom <= attr[0] && attr[0] <= attr[1] && attr[1] <= top,
+              "clamp limits outside the type");
+  *lo = attr[0] + flip - grid->zero_point;
+  *hi = attr[1] + flip - grid->zero_point;
+  return PTQ_OK;
+}
 
 bool ptq_same_dims(const ptq_value *a, const ptq_value *b) {
   return a->rank == b->rank && memcmp(a->dims, b->dims, (size_t)a->rank * sizeof *a->dims) == 0;
@@ -107,6 +120,22 @@ static ptq_status read_operand(const ptq_build *build, ptq_program *program, int
   return PTQ_OK;
 }
 
+/* Which operands have no storage while running: grids, and constants unless they are kept. */
+static ptq_status check_roles(const ptq_build *build, const ptq_node *n) {
+  bool conv = n->kind == PTQ_CONV || n->kind == PTQ_CONV_TRANSPOSE;
+  bool keeps = n->kind == PTQ_MATMUL || n->kind == PTQ_ADD || n->kind == PTQ_SUB ||
+               n->kind == PTQ_MUL || n->kind == PTQ_CONCAT || n->kind == PTQ_COPY ||
+               n->kind == PTQ_GATHER;
+  for (int32_t i = 0; i < n->input_count; i++) {
+    if (!n->in[i]) continue;
+    bool read = i == 0 || (conv && i == 6);
+    PTQ_REQUIRE(n->in[i]->role != PTQ_GRID || (conv && (i == 4 || i == 5)),
+                "input %d is a grid without storage", (int)i);
+    PTQ_REQUIRE(n->in[i]->role != PTQ_CONSTANT || keeps || !read, "input %d is a constant", (int)i);
+  }
+  return PTQ_OK;
+}
+
 static ptq_status read_node(ptq_build *build, const ptq_model *model, ptq_program *program,
                             int32_t i, uint8_t *written, ptq_value **operands) {
   const ptq_op *o = &model->ops[i];
@@ -132,7 +161,7 @@ static ptq_status read_node(ptq_build *build, const ptq_model *model, ptq_progra
     ptq_status status = read_operand(build, program, ids[j], j >= o->inputs, written, &operands[j]);
     if (status != PTQ_OK) return status;
   }
-  return PTQ_OK;
+  return check_roles(build, n);
 }
 
 ptq_status ptq_read_nodes(ptq_build *build, const ptq_model *model, ptq_program *program) {

@@ -97,16 +97,14 @@ ptq_status ptq_prepare_reduce_mean(const ptq_build *build, ptq_node *node) {
   if (status != PTQ_OK) return status;
   const ptq_value *x = node->in[0], *y = node->out[0];
   state *s = node->state;
-  int32_t flip = y->flip ? 128 : 0, lo = node->attr[3] + flip, hi = node->attr[4] + flip;
-  PTQ_REQUIRE(y->dtype == PTQ_U8 && 0 <= lo && lo <= hi && hi <= 255,
-              "clamp limits outside the type");
+  PTQ_REQUIRE(y->dtype == PTQ_U8, "the output is not 8-bit");
+  status = ptq_read_limits(build, node->attr + 3, y, &s->lo, &s->hi);
+  if (status != PTQ_OK) return status;
   PTQ_REQUIRE(ptq_multiplier_fits(build, x->scale / y->scale), "the output grid is too fine");
   s->mode = build->requant;
   s->m = ptq_make_multiplier(s->mode, x->scale / y->scale / (float)s->count);
   s->x_zero = x->zero_point;
   s->y_zero = y->zero_point;
-  s->lo = lo - s->y_zero;
-  s->hi = hi - s->y_zero;
   s->sum = PTQ_SELECT(build, sum);
   s->total = PTQ_SELECT(build, total);
   node->tasks = s->outer * s->pieces;

@@ -85,3 +85,10 @@ def test_compiles_without_x86(tmp_path: Path) -> None:
     """The scalar code stands alone: what another machine's compiler sees."""
     checker = build(tmp_path / "checker", "checker.c", "-O1", "-DPTQ_PORTABLE")
     assert "best instruction set scalar" in run(str(checker), "300", "1")
+
+
+def test_damaged_models_do_no_harm(tmp_path: Path) -> None:
+    """The fuzz target on its own: what loads is run, under both sanitizers."""
+    flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    fuzzer = build(tmp_path / "fuzzer", "loader_fuzz.c", *flags)
+    assert "10000 models" in run(str(fuzzer), "10000", "1")

@@ -366,6 +366,8 @@ static void make_quantize(random_model *m, int32_t kind) {
 void random_make(random_model *m) {
   memset(m, 0, sizeof *m);
   m->capacity = 64;
+  m->data = malloc((size_t)m->capacity);
+  if (!m->data) abort();
   int32_t kind = pick(3) ? random_int(0, PTQ_KIND_COUNT - 1) : PTQ_CONV;
   switch (kind) {
     case PTQ_CONV:

@@ -45,13 +45,18 @@ class Costs:
 
     Attributes:
         gops: giga-operations per second of Conv, Gemm and MatMul, in float and in integers.
-        light: any other operator, float.
-        operators: operator -> (float, integer), where they differ from `light`.
+        volume_gops: the same of convolutions over three dimensions.
+        volume_gather: an integer convolution over three dimensions copies its patches.
+        light: any other operator.
+        operators: operator -> (float, integer), where they differ from `light`; a key like
+            "MaxPool3D" is about windows over three dimensions.
         quantize, dequantize: the conversions.
         launch: nanoseconds that any operator costs beside its elements.
     """
 
     gops: tuple[float, float] = (100.0, 300.0)
+    volume_gops: tuple[float, float] = (100.0, 300.0)
+    volume_gather: float = 0.0
     light: float = 0.25
     operators: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     quantize: float = 0.25
@@ -231,17 +236,25 @@ def _grid_rule(reader: _Reader, default: DType) -> GridRule:
 
 def _costs(reader: _Reader) -> Costs:
     usual = Costs()
-    pair = ("float", "integer")
-    gops = reader.section("gops")
     operators = reader.section("operators").rest(list)
+    gops = _pair(reader, "gops", usual.gops)
     costs = Costs(
-        gops=(gops.take(pair[0], float, usual.gops[0]), gops.take(pair[1], float, usual.gops[1])),
+        gops=gops,
+        volume_gops=_pair(reader, "volume-gops", gops),
+        volume_gather=reader.take("volume-gather", float, usual.volume_gather),
         light=reader.take("light", float, usual.light),
         operators={k: (float(v[0]), float(v[1])) for k, v in operators.items()},
         quantize=reader.take("quantize", float, usual.quantize),
         dequantize=reader.take("dequantize", float, usual.dequantize),
         launch=reader.take("launch", float, usual.launch),
     )
-    gops.finish()
     reader.finish()
     return costs
+
+
+def _pair(reader: _Reader, key: str, usual: tuple[float, float]) -> tuple[float, float]:
+    """A table of one number for float and one for integers."""
+    part = reader.section(key)
+    pair = part.take("float", float, usual[0]), part.take("integer", float, usual[1])
+    part.finish()
+    return pair

@@ -9,9 +9,10 @@ from ..ir import Graph, Value, shapes
 from ..ir.calibration import calibrate
 from ..ir.reach import out_of_reach
 from .base import Context, Pass, examples
+from .ranges import choose, judges
 from .units import data_inputs, find_units
 
-Method = Literal["mean-max", "min-max", "percentile", "mse", "entropy", "aciq"]
+Method = Literal["auto", "mean-max", "min-max", "percentile", "mse", "entropy", "aciq"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,9 @@ class Calibrate(Pass):
 
     Attributes:
         method: how a tensor's range follows from its values on all samples: `mean-max` is the mean
-            over samples of each sample's extremes, `min-max` the extremes of all.
+            over samples of each sample's extremes, `min-max` the extremes of all, `auto` whichever
+            of them, or half way between, brings the outputs of the quantized model closest to the
+            float model's.
         samples: use at most so many.
     """
 
@@ -30,7 +33,7 @@ class Calibrate(Pass):
     invalidates: ClassVar[tuple[str, ...]] = ("plan", "filters")
     preserves_function: ClassVar[bool] = True
 
-    method: Method = "mean-max"
+    method: Method = "auto"
     samples: int = 300
 
     def run(self, graph: Graph, context: Context) -> None:
@@ -43,11 +46,15 @@ class Calibrate(Pass):
             culprits = examples(dict.fromkeys(node.label for node in hidden.values()))
             context.report.note(f"ONNX Runtime does not have {culprits}: what follows stays float")
         with context.progress("calibrating", len(samples)) as advance:
-            context.calibration = calibrate(
-                graph, samples, values, method=self.method, progress=advance
-            )
+            method = "mean-max" if self.method == "auto" else self.method
+            known = calibrate(graph, samples, values, method=method, progress=advance)
         context.report.matched = len(values)
         context.report.note(f"{len(values)} tensors, {len(samples)} samples, {self.method}")
+        if self.method == "auto" and values:
+            trial = choose(graph, known, judges(samples), context)
+            known = trial.calibration
+            context.report.note(f"extremes up to {trial.limit} times their mean, else the mean")
+        context.calibration = known
 
 
 def observed(graph: Graph, context: Context) -> list[Value]:

@@ -204,7 +204,7 @@ def operations(node: Node) -> int:
     if node.op == "MatMul" or node.op == "Gemm":
         inner = (weights.shape or (16, 16))[-2 if not node.attrs.get("transB", 0) else -1]
         return 2 * elements(node.output) * (inner if isinstance(inner, int) else 16)
-    per_output = elements(weights) // max(int((weights.shape or (1,))[0] or 1), 1)
+    per_output = elements(weights) // _channels(weights)
     base = node.output if node.op == "Conv" else node.inputs[0]
     assert base is not None
     return 2 * elements(base) * per_output
@@ -213,15 +213,30 @@ def operations(node: Node) -> int:
 def times(unit: Unit, target: Target) -> tuple[float, float]:
     """Estimated nanoseconds in float and in integers; infinite where there is no kernel."""
     costs, node = target.costs, unit.node
-    size = max(
-        [elements(v) for v in (*unit.node.outputs, *(v for _, v in data_inputs(node)))] or [1]
-    )
-    slow, fast = costs.operators.get(node.op, (costs.light, costs.light))
     if unit.kind == "compute":
-        work = operations(node)
-        slow_time, fast_time = work / costs.gops[0], work / costs.gops[1]
+        slow_time, fast_time = _compute_times(node, target)
     elif node.is_op("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
         slow_time = fast_time = 0.0
     else:
+        size = max(elements(v) for v in (*node.outputs, *(v for v in node.inputs if v is not None)))
+        dims = f"{(node.inputs[0].rank or 4) - 2}D" if node.inputs and node.inputs[0] else ""
+        usual = costs.operators.get(node.op, (costs.light, costs.light))
+        slow, fast = costs.operators.get(node.op + dims, usual)
         slow_time, fast_time = costs.launch + slow * size, costs.launch + fast * size
     return slow_time, (np.inf if unit.reason else fast_time)
+
+
+def _compute_times(node: Node, target: Target) -> tuple[float, float]:
+    """Float and integer nanoseconds of a Conv, ConvTranspose, Gemm or MatMul."""
+    costs, work = target.costs, operations(node)
+    if not node.is_op("Conv") or node.output.rank != 5 or node.inputs[1] is None:
+        return work / costs.gops[0], work / costs.gops[1]
+    patches = work / 2 / _channels(node.inputs[1])
+    slow, fast = costs.volume_gops
+    return work / slow, work / fast + costs.volume_gather * patches
+
+
+def _channels(weights: Value) -> int:
+    """First dimension of the weights."""
+    first = weights.shape[0] if weights.shape else 1
+    return first if isinstance(first, int) and first > 0 else 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -148,4 +148,5 @@ def _replacing(*paths: Path) -> Iterator[list[BinaryIO]]:
         raise ModelError(f"cannot write '{paths[-1]}': {error.strerror}") from None
     finally:
         for name in temporary:
-            name.unlink(missing_ok=True)
+            with suppress(OSError):  # it was renamed, or never made
+                name.unlink()

@@ -48,6 +48,19 @@ def test_offset_and_length_may_be_left_out(tmp_path: Path) -> None:
     assert np.array_equal(load(path).find("w").numpy()[2:], WEIGHTS[:-2])
 
 
+def test_there_may_be_several_data_files(tmp_path: Path) -> None:
+    path = write(tmp_path, location="w.bin", offset="8")
+    model = onnx.load(path, load_external_data=False)
+    model.graph.initializer.append(model_with(location="data/v.bin").graph.initializer[0])
+    model.graph.initializer[1].name = model.graph.node[0].input[0] = "v"
+    path.write_bytes(model.SerializeToString())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "v.bin").write_bytes((-WEIGHTS).tobytes())
+    graph = load(path)
+    assert np.array_equal(graph.find("w").numpy(), WEIGHTS)
+    assert np.array_equal(graph.find("v").numpy(), -WEIGHTS)
+
+
 def test_a_relative_path_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, location="w.bin", offset="8")
     monkeypatch.chdir(tmp_path)
@@ -164,6 +177,8 @@ def test_an_unwritable_place_is_an_error(tmp_path: Path) -> None:
     graph = load(write(tmp_path, location="w.bin", offset="8"))
     with pytest.raises(ModelError, match=r"cannot write '.*nowhere.new.onnx': No such file"):
         save(graph, tmp_path / "nowhere" / "new.onnx")
+    with pytest.raises(ModelError, match=r"cannot write '.*model.onnx.new.onnx': Not a directory"):
+        save(graph, tmp_path / "model.onnx" / "new.onnx")
     with pytest.raises(ModelError, match="it is not a file"):
         save(graph, tmp_path)
 

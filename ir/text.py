@@ -59,7 +59,7 @@ def parse(text: str) -> Graph:
     return graph
 
 
-def print_graph(graph: Graph, elide: int | None = 16) -> str:
+def print_graph(graph: Graph, elide: int | None = 8) -> str:
     """The text of `graph`, with the names that a file would have.
 
     Args:
@@ -177,7 +177,8 @@ class _Printer:
 
     def tensor(self, proto: onnx.TensorProto) -> _Data:
         tensor = tensor_from_proto(proto)
-        kind = f"{tensor.dtype.name.lower()}{list(tensor.shape) if tensor.shape else ''}"
+        shape = f"[{','.join(map(str, tensor.shape))}]" if tensor.shape else ""
+        kind = f"{tensor.dtype.name.lower()}{shape}"
         if self.elide is not None and tensor.size > self.elide:
             return _Data(kind, "{...}")
         return _Data(kind, f"{{{', '.join(_elements(tensor))}}}")

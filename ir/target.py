@@ -50,8 +50,8 @@ class Costs:
         light: any other operator.
         operators: operator -> (float, integer), where they differ from `light`; a key like
             "MaxPool3D" is about windows over three dimensions.
+        weights: reading one weight, in float and in integers.
         quantize, dequantize: the conversions.
-        launch: nanoseconds that any operator costs beside its elements.
     """
 
     gops: tuple[float, float] = (100.0, 300.0)
@@ -61,7 +61,7 @@ class Costs:
     operators: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     quantize: float = 0.25
     dequantize: float = 0.16
-    launch: float = 2000.0
+    weights: tuple[float, float] = (0.2, 0.05)
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ def _costs(reader: _Reader) -> Costs:
         operators={k: (float(v[0]), float(v[1])) for k, v in operators.items()},
         quantize=reader.take("quantize", float, usual.quantize),
         dequantize=reader.take("dequantize", float, usual.dequantize),
-        launch=reader.take("launch", float, usual.launch),
+        weights=_pair(reader, "weights", usual.weights),
     )
     reader.finish()
     return costs

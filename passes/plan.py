@@ -118,8 +118,8 @@ def place(units: list[Unit], graph: Graph, target: Target) -> None:
         if users and value.const is None:
             size, home = elements(value), maker.get(value, outside)
             free = home != outside and units[home].node.op in target.float_output
-            quantize = target.costs.launch + target.costs.quantize * size
-            dequantize = 0.0 if free else target.costs.launch + target.costs.dequantize * size
+            quantize = target.costs.quantize * size
+            dequantize = 0.0 if free else target.costs.dequantize * size
             problem.links.append(Link(home, tuple(users), quantize, dequantize))
     for unit, integer in zip(units, solve(problem), strict=False):
         unit.integer = integer

@@ -222,18 +222,21 @@ def times(unit: Unit, target: Target) -> tuple[float, float]:
         dims = f"{(node.inputs[0].rank or 4) - 2}D" if node.inputs and node.inputs[0] else ""
         usual = costs.operators.get(node.op, (costs.light, costs.light))
         slow, fast = costs.operators.get(node.op + dims, usual)
-        slow_time, fast_time = costs.launch + slow * size, costs.launch + fast * size
+        slow_time, fast_time = slow * size, fast * size
     return slow_time, (np.inf if unit.reason else fast_time)
 
 
 def _compute_times(node: Node, target: Target) -> tuple[float, float]:
     """Float and integer nanoseconds of a Conv, ConvTranspose, Gemm or MatMul."""
     costs, work = target.costs, operations(node)
+    slot = weight_slot(node)
+    count = elements(node.inputs[slot]) if slot is not None and node.inputs[slot] else 0
+    slow_read, fast_read = costs.weights[0] * count, costs.weights[1] * count
     if not node.is_op("Conv") or node.output.rank != 5 or node.inputs[1] is None:
-        return work / costs.gops[0], work / costs.gops[1]
+        return slow_read + work / costs.gops[0], fast_read + work / costs.gops[1]
     patches = work / 2 / _channels(node.inputs[1])
     slow, fast = costs.volume_gops
-    return work / slow, work / fast + costs.volume_gather * patches
+    return slow_read + work / slow, fast_read + work / fast + costs.volume_gather * patches
 
 
 def _channels(weights: Value) -> int:

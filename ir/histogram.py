@@ -60,7 +60,7 @@ class Histogram:
         scale = np.ldexp(np.float32(1), -self.exponent).astype(np.float32)[:, None]
         origin = (np.arange(rows) * bins - self.start)[:, None]
         flat = self.counts.reshape(-1)
-        step = max(_CHUNK // rows, 1)
+        step = max(_CHUNK, flat.size) // rows
         for k in range(0, data.shape[1], step):
             index = np.floor(data[:, k : k + step] * scale).astype(np.int64) + origin
             flat += np.bincount(index.reshape(-1), minlength=flat.size)

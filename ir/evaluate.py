@@ -102,7 +102,8 @@ class Runner:
             found: list[Any] = self._session.run(None, given)
         except Exception as error:  # each status code of ONNX Runtime has a class of its own
             raise self._explained(error, DataError) from None
-        return found
+        # An array of ONNX Runtime's keeps all memory of its session alive: give copies away.
+        return [item.copy() if isinstance(item, np.ndarray) else item for item in found]
 
     def _open(self, graph: Graph, names: Names, threads: int, optimize: bool) -> Any:
         import onnxruntime as ort
@@ -111,6 +112,7 @@ class Runner:
         model = save_model(graph, outside.store, names)
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what fails is raised, not also printed
+        options.enable_mem_pattern = False  # as fast, and a third less memory
         options.intra_op_num_threads = threads or THREADS.get()
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

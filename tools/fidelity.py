@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
@@ -134,11 +133,13 @@ class Reference:
 
     def _compare_layers(self, graph: Graph, inner: Graph) -> Iterator[LayerFidelity]:
         pairs = stored_as_integers(inner, graph)
-        runners = sampling(inner, list(pairs)), sampling(graph, list(pairs.values()))
+        judge = self.judge.head(LAYER_SAMPLES)
+        runner = sampling(inner, list(pairs))
+        expected = [runner.run(feeds) for feeds in judge]
+        runner = sampling(graph, list(pairs.values()))  # and the memory of the first is free
         noises = {value: Noise() for value in pairs}
-        for feeds in islice(self.judge, LAYER_SAMPLES):
-            expected, found = (runner.run(feeds) for runner in runners)
-            for noise, a, b in zip(noises.values(), expected, found, strict=True):
+        for originals, feeds in zip(expected, judge, strict=True):
+            for noise, a, b in zip(noises.values(), originals, runner.run(feeds), strict=True):
                 noise.add(a, b)
         for value, noise in noises.items():
             before = [noises[v].db for v in _measured_before(value, noises)]

@@ -196,7 +196,7 @@ class _Reader:
         return value
 
     def section(self, key: str) -> _Reader:
-        return _Reader(self.path, self.take(key, dict, {}), f"{key}.")
+        return _Reader(self.path, self.take(key, dict, {}), f"{self.where}{key}.")
 
     def names(self, key: str) -> frozenset[str]:
         return frozenset(self.take(key, list, []))
@@ -236,14 +236,15 @@ def _grid_rule(reader: _Reader, default: DType) -> GridRule:
 
 def _costs(reader: _Reader) -> Costs:
     usual = Costs()
-    operators = reader.section("operators").rest(list)
+    table = reader.section("operators")
+    operators = {key: _two(table, key) for key in list(table.data)}
     gops = _pair(reader, "gops", usual.gops)
     costs = Costs(
         gops=gops,
         volume_gops=_pair(reader, "volume-gops", gops),
         volume_gather=reader.take("volume-gather", float, usual.volume_gather),
         light=reader.take("light", float, usual.light),
-        operators={k: (float(v[0]), float(v[1])) for k, v in operators.items()},
+        operators=operators,
         quantize=reader.take("quantize", float, usual.quantize),
         dequantize=reader.take("dequantize", float, usual.dequantize),
         weights=_pair(reader, "weights", usual.weights),
@@ -258,3 +259,11 @@ def _pair(reader: _Reader, key: str, usual: tuple[float, float]) -> tuple[float,
     pair = part.take("float", float, usual[0]), part.take("integer", float, usual[1])
     part.finish()
     return pair
+
+
+def _two(reader: _Reader, key: str) -> tuple[float, float]:
+    """A list of one number for float and one for integers."""
+    values = reader.take(key, list, [])
+    if len(values) != 2 or not all(isinstance(v, (int, float)) for v in values):
+        raise reader.error(key, f"must be two numbers, not {values!r}")
+    return float(values[0]), float(values[1])

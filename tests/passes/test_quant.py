@@ -1,0 +1,177 @@
+"""What a plan looks like written out, and that ONNX Runtime computes what it says."""
+
+import numpy as np
+import pytest
+from rewriting import net, noise, operand, ops
+
+from ptq_opt.ir import DType, Graph, Value, grid, save
+from ptq_opt.ir.evaluate import Runner
+from ptq_opt.ir.samples import random_samples
+from ptq_opt.ir.target import find_target
+from ptq_opt.ir.verify import verify
+from ptq_opt.passes import Context, PassError
+from ptq_opt.passes.quant import Quantize, bias_grid, write_qdq
+
+TARGET = find_target("ort-cpu")
+
+
+def planned(
+    body: str, grids: dict[str, tuple[float, float]], floats: str = "", **kw: object
+) -> Graph:
+    """A graph annotated by hand: activations on uint8 grids, weights w per channel."""
+    graph = net(body, **kw)  # type: ignore[arg-type]
+    for node in graph:
+        node.precision = "float" if node.op in floats.split() else "int8"
+    for value in graph.values():
+        if value.name in grids:
+            value.quant = grid(*grids[value.name], DType.UINT8)
+        elif value.name == "w":
+            others = (1, 2, 3)
+            data = value.numpy()
+            low, high = data.min(others), data.max(others)
+            value.quant = grid(low, high, DType.INT8, symmetric=True, axis=0)
+    return graph
+
+
+def convolution(**kw: object) -> Graph:
+    return planned(
+        "c = Conv (x, w, b)\n y = Relu(c)", {"x": (-3, 3), "y": (0, 5)},
+        w=noise(5, 4, 3, 3), b=noise(5), **kw,
+    )  # fmt: skip
+
+
+def producer_ops(value: Value | None) -> list[str]:
+    """Operators from `value` up its first operands."""
+    found = []
+    while value is not None and value.producer is not None:
+        found.append(value.producer.op)
+        value = value.producer.input(0)
+    return found
+
+
+def test_a_convolution_between_quantizers() -> None:
+    graph = convolution()
+    write_qdq(graph, TARGET)
+    verify(graph)
+    conv = next(node for node in graph if node.op == "Conv")
+    assert producer_ops(operand(conv, 0)) == ["DequantizeLinear", "QuantizeLinear"]
+    assert producer_ops(graph.outputs[0]) == [
+        "DequantizeLinear", "QuantizeLinear", "Relu", "Conv", "DequantizeLinear", "QuantizeLinear",
+    ]  # fmt: skip
+    for slot, dtype in ((1, DType.INT8), (2, DType.INT32)):
+        pair = operand(conv, slot).producer
+        assert pair is not None
+        stored = operand(pair, 0)
+        assert pair.op == "DequantizeLinear" and pair.attrs["axis"] == 0
+        assert stored.is_constant and stored.dtype is dtype
+
+
+def test_no_float_weights_remain() -> None:
+    graph = convolution()
+    write_qdq(graph, TARGET)
+    model = save(graph)
+    floats = [t for t in model.graph.initializer if t.data_type == 1 and np.prod(t.dims) > 5]
+    assert floats == []
+
+
+def test_the_bias_is_exact_to_half_a_step() -> None:
+    graph = convolution()
+    data, weights = graph.inputs[0].quant, graph.find("w").quant
+    assert data and weights
+    info = bias_grid(data, weights, DType.INT32)
+    bias = graph.find("b").numpy()
+    assert np.all(np.abs(info.fake(bias) - bias) <= info.scale / 2 * 1.001)
+
+
+def test_numbers_are_those_of_the_grids() -> None:
+    """Against the arithmetic of `QuantInfo`, in float64."""
+    graph = convolution()
+    x, w, b, y = (graph.find(name) for name in "xwby")
+    assert x.quant and w.quant and y.quant
+    reference = net(
+        "c = Conv (x, w, b)\n y = Relu(c)", w=w.quant.fake(w.numpy()),
+        b=bias_grid(x.quant, w.quant, DType.INT32).fake(b.numpy()),
+    )  # fmt: skip
+    feeds = next(iter(random_samples(graph.inputs, 1)))
+    expected = Runner(reference).run({"x": x.quant.fake(feeds["x"])})[0]
+    grid_of_y = y.quant
+    write_qdq(graph, TARGET)
+    for optimize in (False, True):
+        found = Runner(graph, optimize=optimize).run(feeds)[0]
+        steps = np.abs(found - grid_of_y.fake(expected)) / grid_of_y.scale
+        assert steps.max() < 1.01, "one step where a sum lies on a border"
+        assert np.mean(steps > 0.01) < 0.01
+
+
+def test_a_value_made_in_float_stays_float_for_float_readers() -> None:
+    graph = planned(
+        "t = Tanh(x)\n c = Conv (t, w)\n y = Add(c, t)", {"t": (-1, 1), "c": (-4, 4)},
+        floats="Tanh Add", w=noise(4, 4, 1, 1),
+    )  # fmt: skip
+    write_qdq(graph, TARGET)
+    add = next(node for node in graph if node.op == "Add")
+    assert producer_ops(operand(add, 1)) == ["Tanh"]
+    assert producer_ops(operand(add, 0))[:2] == ["DequantizeLinear", "QuantizeLinear"]
+
+
+def test_a_value_made_in_integers_is_read_dequantized_by_all() -> None:
+    graph = planned(
+        "c = Conv (x, w)\n y = Tanh(c)\n z = Sigmoid(c)", {"x": (-3, 3), "c": (-4, 4)},
+        floats="Tanh Sigmoid", w=noise(4, 4, 1, 1), outputs="float[] y, float[] z, float[] c",
+    )  # fmt: skip
+    write_qdq(graph, TARGET)
+    pair = ["DequantizeLinear", "QuantizeLinear"]
+    for output in graph.outputs:
+        assert producer_ops(output)[-5:] == [*pair, "Conv", *pair]
+    assert ops(graph).count("QuantizeLinear") == 2
+
+
+def test_shared_weights_are_stored_once() -> None:
+    graph = planned(
+        "c = Conv (x, w)\n y = Conv (c, w)", {"x": (-3, 3), "c": (-4, 4), "y": (-9, 9)},
+        w=noise(4, 4, 1, 1),
+    )  # fmt: skip
+    write_qdq(graph, TARGET)
+    stored = [t for t in save(graph).graph.initializer if t.data_type == 3 and len(t.dims) == 4]
+    assert len(stored) == 1
+
+
+def test_a_shared_bias_is_stored_for_each_accumulator() -> None:
+    graph = planned(
+        "c = Conv (x, w, b)\n y = Conv (c, w, b)", {"x": (-3, 3), "c": (-8, 8), "y": (-9, 9)},
+        w=noise(4, 4, 1, 1), b=noise(4),
+    )  # fmt: skip
+    write_qdq(graph, TARGET)
+    convs = [node for node in graph if node.op == "Conv"]
+    stored = [operand(node, 2).producer for node in convs]
+    assert stored[0] is not stored[1]
+
+
+def test_weights_read_in_float_too_stay_in_float_there() -> None:
+    graph = planned(
+        "c = Conv (x, w)\n y = Add(c, w)", {"x": (-3, 3), "c": (-4, 4)}, floats="Add",
+        inputs="float[1,4,1,1] x", w=noise(1, 4, 1, 1),
+    )  # fmt: skip
+    write_qdq(graph, TARGET)
+    add = next(node for node in graph if node.op == "Add")
+    assert operand(add, 1).is_constant
+
+
+def test_a_target_may_keep_biases_in_float() -> None:
+    graph = convolution()
+    write_qdq(graph, find_target("tensorrt"))
+    conv = next(node for node in graph if node.op == "Conv")
+    assert operand(conv, 2).dtype is DType.FLOAT
+    assert operand(conv, 2).is_constant
+
+
+def test_an_old_opset_is_refused_with_the_cure() -> None:
+    graph = net("y = Relu(x)", opset=11)
+    with pytest.raises(PassError, match="run 'canonicalize' before 'quant'"):
+        Quantize().run(graph, Context(TARGET))
+
+
+def test_a_plan_without_integers_changes_nothing() -> None:
+    graph = net("y = Relu(x)")
+    write_qdq(graph, TARGET)
+    assert ops(graph) == ["Relu"]

@@ -25,18 +25,13 @@ def raise_opset(graph: Graph, at_least: int) -> None:
     Ranks, where known, save operators around Softmax; see `ir.shapes.infer`.
 
     Raises:
-        PassError: a node cannot be expressed in the newer set, or the model is older than 7.
+        PassError: a node cannot be expressed in the newer set, or changed before version 7.
     """
     info = graph.info
     for part in (graph, *info.functions.values()):
         before = part.info.opset
         if before >= at_least:
             continue
-        if before < OLDEST:
-            raise PassError(
-                f"operator set {before} is too old, {OLDEST} is the first that is understood: "
-                "export the model again"
-            )
         for inner in list(part.graphs()):
             for node in inner.order():
                 if node.domain == "":
@@ -47,6 +42,11 @@ def raise_opset(graph: Graph, at_least: int) -> None:
 
 
 def _convert(graph: Graph, node: Node, before: int, after: int) -> None:
+    if before < OLDEST and onnx.defs.get_schema(node.op, OLDEST).since_version > before:
+        raise PassError(
+            f"{node.label} is of operator set {before}, {OLDEST} is the first that is understood: "
+            "export the model again"
+        )
     for version, ops, change in CHANGES:
         if before < version <= after and node.op in ops:
             change(graph, node)

@@ -13,7 +13,7 @@ from ..ir.ranges import Calibration, Range
 from ..ir.samples import Samples
 from ..ir.tensor import Array
 from .base import Context, Report
-from .judge import compare
+from .judge import contest
 from .plan import Plan
 
 LIMITS = (np.inf, 2.5, 1.5)
@@ -43,13 +43,12 @@ def choose(graph: Graph, calibration: Calibration, samples: Samples, context: Co
         samples: few; each trial runs them.
         context: target and exclusions; not changed.
     """
-    best = attempt(graph, calibration, LIMITS[0], context)
-    for limit in LIMITS[1:]:
-        other = attempt(graph, calibration, limit, context)
-        verdict = compare(best.graph, other.graph, [], samples, context.target)
-        if sum(verdict.gains) > 0:
-            best = other
-    return best
+    first, *others = (attempt(graph, calibration, limit, context) for limit in LIMITS)
+    verdicts = contest(
+        (first.graph, ()), [(trial.graph, ()) for trial in others], samples, context.target
+    )
+    gains = [0.0, *(sum(verdict.gains) for verdict in verdicts)]
+    return [first, *others][int(np.argmax(gains))]
 
 
 def attempt(graph: Graph, calibration: Calibration, limit: float, context: Context) -> Trial:

@@ -75,7 +75,8 @@ class QuantInfo:
         """Reals (float32) that the integers stand for."""
         zero = self._spread(self.zero_point.astype(np.int32), integers.shape)
         scale = self._spread(self.scale.astype(np.float32), integers.shape)
-        return ((integers.astype(np.int32) - zero).astype(np.float32)) * scale
+        reals: Array = (integers.astype(np.int32) - zero).astype(np.float32) * scale
+        return reals
 
     def fake(self, real: Array) -> Array:
         """`real` (float32) rounded to the grid."""

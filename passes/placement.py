@@ -73,7 +73,7 @@ class Problem:
 
 def solve(problem: Problem) -> list[bool]:
     """The cheapest placement: True where an operator runs in integers."""
-    from scipy.sparse import csr_array
+    from scipy.sparse import coo_array
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
     count = len(problem.float_time)
@@ -82,8 +82,7 @@ def solve(problem: Problem) -> list[bool]:
     tails, heads, costs = _arcs(problem, count)
     source, sink = count + 2 * len(problem.links), count + 2 * len(problem.links) + 1
     capacity = _capacities(costs)
-    network = csr_array((capacity, (tails, heads)), shape=(sink + 1, sink + 1), dtype=np.int32)
-    network.sum_duplicates()
+    network = coo_array((capacity, (tails, heads)), shape=(sink + 1, sink + 1)).tocsr()
     network.data = np.minimum(network.data, INFINITE).astype(np.int32)
     flow = maximum_flow(network, source, sink).flow
     left = network - flow

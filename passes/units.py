@@ -183,7 +183,7 @@ def _is_row(node: Node) -> bool:
     bias, weights = node.inputs[2], node.inputs[1]
     assert bias is not None and weights is not None
     assert bias.const is not None and weights.const is not None
-    return bias.const.size == weights.const.shape[weight_axis(node)]
+    return bool(bias.const.size == weights.const.shape[weight_axis(node)])
 
 
 def elements(value: Value) -> int:
@@ -230,7 +230,8 @@ def _compute_times(node: Node, target: Target) -> tuple[float, float]:
     """Float and integer nanoseconds of a Conv, ConvTranspose, Gemm or MatMul."""
     costs, work = target.costs, operations(node)
     slot = weight_slot(node)
-    count = elements(node.inputs[slot]) if slot is not None and node.inputs[slot] else 0
+    weights = node.inputs[slot] if slot is not None else None
+    count = elements(weights) if weights is not None else 0
     slow_read, fast_read = costs.weights[0] * count, costs.weights[1] * count
     if not node.is_op("Conv") or node.output.rank != 5 or node.inputs[1] is None:
         return slow_read + work / costs.gops[0], fast_read + work / costs.gops[1]

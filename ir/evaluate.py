@@ -138,7 +138,7 @@ class Runner:
 
 
 class _Outside:
-    """Keeps large constants out of the model: ONNX Runtime takes them from memory."""
+    """Keeps large constants out of the model: ONNX Runtime copies them from memory."""
 
     def __init__(self, graph: Graph, names: Names) -> None:
         read = (value for node in graph.order() for _, value in node.operands())

@@ -1,5 +1,6 @@
 """Graphs run in ONNX Runtime; any value can be fetched or reduced."""
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -138,6 +139,18 @@ def test_constants_of_every_type_work_inside_and_beside_the_model(
     ):
         np.testing.assert_array_equal(found, array)
         assert found.shape == array.shape
+
+
+def test_a_session_outlives_the_weights_it_was_made_from() -> None:
+    size = 1 << 20  # far beyond `OUTSIDE`; freed memory of this size is given back at once
+    graph = Graph()
+    x = graph.input("x", DType.FLOAT, (1,))
+    total = graph.add("Add", [x, graph.constant(np.arange(size, dtype=np.float32))]).output
+    graph.set_outputs([total], ["y"])
+    runner = Runner(graph, optimize=False)
+    del graph, x, total
+    gc.collect()
+    np.testing.assert_array_equal(runner.run({"x": np.ones(1, np.float32)})[0], np.arange(size) + 1)
 
 
 # -- errors ----------------------------------------------------------------------------------------

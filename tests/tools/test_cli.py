@@ -80,7 +80,7 @@ def test_prints_the_full_pipeline(run: Run) -> None:
 def test_lists_passes_with_their_options(run: Run) -> None:
     done = run("--list-passes")
     assert done.exit_code == 0
-    for part in ("calibrate", "method=mean-max|min-max", "(mean-max)", "samples=int", "quant"):
+    for part in ("calibrate", "method=", "mean-max|min-max", "samples=int", "quant"):
         assert part in done.stdout
 
 
@@ -156,7 +156,7 @@ def test_bad_configuration(run: Run, folder: Path, text: str, cure: str) -> None
     [
         (["--passes=canonicalise"], "did you mean 'canonicalize'"),
         (["--passes=calibrate{metod=mse}"], "did you mean 'method'"),
-        (["--passes=calibrate{method=mode}"], "'mode' is not one of mean-max"),
+        (["--passes=calibrate{method=mode}"], "'mode' is not one of"),
         (["--target=ort-cpi"], "did you mean 'ort-cpu'"),
         (["--samples=0"], "at least 1"),
         (["--exclude=secnd"], "did you mean 'second'"),

@@ -317,7 +317,7 @@ class Graph:
         return value
 
     def constant(self, array: Any, name: str = "", dtype: DType | None = None) -> Value:
-        """Make a constant from an array or a `Tensor`; it is in the graph once something reads it."""
+        """Make a constant from an array or a `Tensor`; the graph has it once something reads it."""
         tensor = array if isinstance(array, Tensor) else Tensor(np.asarray(array), dtype=dtype)
         value = Value(name, const=tensor)
         value.origin = None

@@ -58,9 +58,7 @@ class QuantInfo:
             return values
         axis = self.axis % len(shape)
         if self.block:
-            return np.repeat(values, self.block, axis)[
-                tuple(slice(n) if k == axis else slice(None) for k, n in enumerate(shape))
-            ]
+            return np.take(np.repeat(values, self.block, axis), range(shape[axis]), axis)
         return values.reshape([-1 if k == axis else 1 for k in range(len(shape))])
 
     def quantize(self, real: Array) -> Array:

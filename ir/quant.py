@@ -58,7 +58,8 @@ class QuantInfo:
             return values
         axis = self.axis % len(shape)
         if self.block:
-            return np.take(np.repeat(values, self.block, axis), range(shape[axis]), axis)
+            spread: Array = np.repeat(values, self.block, axis)
+            return spread.take(range(shape[axis]), axis)
         return values.reshape([-1 if k == axis else 1 for k in range(len(shape))])
 
     def quantize(self, real: Array) -> Array:

@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from ..ir.evaluate import MOST_DECIBEL
-from ..passes.base import examples
 from .report import Conversions, Decision, LayerFidelity, Report
 
 WORST = 5
@@ -123,7 +122,7 @@ def _passes(report: Report) -> Parts:
     table = _table("pass", "s", "rewritten", "notes, and what was left alone", right=2)
     for done in report.passes:
         remarks = [
-            f"{reason}: {examples(labels)}"
+            f"{reason}: {_first(labels)}"
             for reason, labels in done.skipped.items()
             if reason not in told
         ]
@@ -133,6 +132,11 @@ def _passes(report: Report) -> Parts:
     yield from _section("Passes", table)
     if report.command:
         yield from _section("The same again", _indented(report.command))
+
+
+def _first(labels: Sequence[str]) -> str:
+    """The first label and how many more there are; `statistics` has them all."""
+    return labels[0] + (f" and {len(labels) - 1} more" if len(labels) > 1 else "")
 
 
 def times(report: Report) -> RenderableType:

@@ -1,8 +1,8 @@
-"""Takes y = x * scale + shift into the operators before or after it.
+"""Takes y = x * scale + shift into the linear operators before or after it.
 
 `scale` and `shift` are float64 and have the rank of x; a linear operator can take them in when
-only their channel dimension is larger than 1. Operators that commute with a positive factor are
-passed through, so is Concat of channels.
+only their channel dimension is larger than 1. On the way they pass operators that commute with
+them: data movement, pooling, activation functions that let positive factors through, Concat.
 """
 
 from __future__ import annotations
@@ -15,17 +15,25 @@ from ..ir import Node, Value
 from ..ir.tensor import Array
 from .base import Skip, single_reader
 from .driver import Rewriter
+from .linear_weights import (
+    LINEAR,
+    along_input,
+    along_output,
+    channel_vector,
+    constants,
+    input_channels,
+    narrow,
+    output_channels,
+)
 
-LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 HOMOGENEOUS = ("Relu", "LeakyRelu", "PRelu")
 POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
+MOVES = ("Transpose", "Squeeze", "Unsqueeze", "Flatten", "Reshape")
 
 Build = Callable[[], Value]
-
-
-def is_constant_float(value: Value | None) -> bool:
-    """True for a constant of a real floating point type."""
-    return value is not None and value.is_constant and bool(value.dtype and value.dtype.is_float)
+Forward = Callable[[Value], None]
+Affine = tuple[Array, Array]
+"""(scale, shift)"""
 
 
 def spread(factors: Array) -> float:
@@ -34,7 +42,10 @@ def spread(factors: Array) -> float:
     return float(sizes.max(initial=1.0) / sizes.min(initial=np.inf))
 
 
-def absorb_after(x: Value, reader: Node, scale: Array, shift: Array, rw: Rewriter) -> Build | None:
+# -- into what is before ---------------------------------------------------------------------------
+
+
+def absorb_after(x: Value, reader: Node, affine: Affine, rw: Rewriter) -> Build | None:
     """How to compute x * scale + shift without an operator for it; nothing changes before the call.
 
     None when there is no linear operator before to take it in.
@@ -43,34 +54,52 @@ def absorb_after(x: Value, reader: Node, scale: Array, shift: Array, rw: Rewrite
         Skip: there is one, but it cannot take it in; says why.
     """
     node = x.producer
-    if node is None or not node.is_op(*LINEAR, *HOMOGENEOUS, *POOLS, "Concat"):
+    if node is None or not node.is_op(*LINEAR, *HOMOGENEOUS, *POOLS, *MOVES, "Concat"):
         return None
     if single_reader(x) is not reader:
         raise Skip("what is before it is read elsewhere or returned")
     if node.is_op(*LINEAR):
-        return _into_linear(node, scale, shift, rw)
+        return _into_linear(node, affine, rw)
     if node.is_op("Concat"):
-        return _into_branches(node, scale, shift, rw)
-    if node.is_op(*HOMOGENEOUS):
-        if (scale < 0).any() or shift.any():
-            raise Skip(f"{node.op} before it lets only positive factors pass")
-    else:
-        _check_pool(node, scale, shift)
+        return _into_branches(node, affine, rw)
     data = node.inputs[0]
-    assert data is not None
-    inner = absorb_after(data, node, scale, shift, rw)
+    before = _against(node, affine)
+    if data is None or before is None:
+        return None
+    inner = absorb_after(data, node, before, rw)
     if inner is None:
         return None
     return lambda: rw.add(node.op, inner(), *node.inputs[1:], name=node.name, like=x, **node.attrs)
 
 
-def _check_pool(node: Node, scale: Array, shift: Array) -> None:
+def _against(node: Node, affine: Affine) -> Affine | None:
+    """What the operand of `node` is to be multiplied with for the result to be by `affine`."""
+    if node.is_op(*HOMOGENEOUS, *POOLS):
+        return _commuting(node, affine)
+    if node.is_op("Transpose") and "perm" in node.attrs:
+        return _both(affine, lambda c: c.transpose(np.argsort(node.attrs["perm"])))
+    axes = _axes(node)
+    if axes is not None and node.is_op("Squeeze"):
+        return _both(affine, lambda c: np.expand_dims(c, axes))
+    if axes is not None and node.is_op("Unsqueeze"):
+        return _both(affine, lambda c: np.squeeze(c, axes))
+    return None
+
+
+def _commuting(node: Node, affine: Affine) -> Affine:
+    """`affine` itself, when `node` lets it pass."""
+    scale, shift = affine
+    if node.is_op(*HOMOGENEOUS):
+        if (scale < 0).any() or shift.any():
+            raise Skip(f"{node.op} beside it lets only positive factors pass")
+        return affine
     if len(node.outputs) > 1 or max((*scale.shape[2:], *shift.shape[2:]), default=1) > 1:
-        raise Skip(f"{node.op} before it does not keep positions")
+        raise Skip(f"{node.op} beside it does not keep positions")
     if "Max" in node.op and (scale < 0).any():
-        raise Skip(f"{node.op} before it lets only positive factors pass")
+        raise Skip(f"{node.op} beside it lets only positive factors pass")
     if node.op == "AveragePool" and shift.any() and _counts_padding(node):
-        raise Skip("AveragePool before it counts padding")
+        raise Skip("AveragePool beside it counts padding")
+    return affine
 
 
 def _counts_padding(node: Node) -> bool:
@@ -78,20 +107,26 @@ def _counts_padding(node: Node) -> bool:
     return bool(node.attrs.get("count_include_pad", 0)) and padded
 
 
-def _into_branches(node: Node, scale: Array, shift: Array, rw: Rewriter) -> Build | None:
-    rank = scale.ndim
-    axis = node.attrs["axis"] % rank
+def _both(affine: Affine, change: Callable[[Array], Array]) -> Affine:
+    return change(affine[0]), change(affine[1])
+
+
+def _axes(node: Node) -> tuple[int, ...] | None:
+    """The constant axes of Squeeze or Unsqueeze."""
+    axes = node.input(1)
+    return tuple(axes.numpy().tolist()) if axes is not None and axes.is_constant else None
+
+
+def _into_branches(node: Node, affine: Affine, rw: Rewriter) -> Build | None:
+    axis = node.attrs["axis"] % affine[0].ndim
     builds: list[Build] = []
     start = 0
     for value in node.inputs:
         size = value.shape[axis] if value is not None and value.shape else None
         if value is None or not isinstance(size, int):
             raise Skip("the shapes before Concat are not known")
-        part = [
-            c if c.shape[axis] == 1 else c.take(range(start, start + size), axis)
-            for c in (scale, shift)
-        ]
-        build = absorb_after(value, node, part[0], part[1], rw)
+        scale, shift = (_slice(c, axis, start, size) for c in affine)
+        build = absorb_after(value, node, (scale, shift), rw)
         if build is None:
             return None
         builds.append(build)
@@ -99,142 +134,117 @@ def _into_branches(node: Node, scale: Array, shift: Array, rw: Rewriter) -> Buil
     return lambda: rw.add("Concat", *(build() for build in builds), name=node.name, **node.attrs)
 
 
-def _into_linear(node: Node, scale: Array, shift: Array, rw: Rewriter) -> Build:
-    weight, bias = node.inputs[1], node.input(2)
-    if not is_constant_float(weight) or not (bias is None or is_constant_float(bias)):
-        raise Skip(f"the weights of {node.op} before it are not constant")
-    if node.attrs.get("alpha", 1.0) != 1 or node.attrs.get("beta", 1.0) != 1:
-        raise Skip("Gemm before it has factors of its own")
-    assert weight is not None
-    w = weight.numpy()
+def _slice(c: Array, axis: int, start: int, size: int) -> Array:
+    return c if c.shape[axis] == 1 else c.take(range(start, start + size), axis)
+
+
+def _into_linear(node: Node, affine: Affine, rw: Rewriter) -> Build:
+    weight, w, old = constants(node)
     channels = output_channels(node, w.shape)
-    axis = 1 if node.op != "MatMul" else scale.ndim - 1
-    factor, term = (_channel_vector(c, axis, channels) for c in (scale, shift))
-    new_w = _narrow(w.astype(np.float64) * _along_output(node, factor, w.shape), w)
-    needs_bias = bool(term.any())
-    op, attrs = node.op, dict(node.attrs)
-    if op == "MatMul" and needs_bias:
-        if scale.ndim != 2 or w.ndim != 2:
+    factor, term = (channel_vector(c, node, channels) for c in affine)
+    new_w = narrow(w.astype(np.float64) * along_output(node, factor, w.shape), w)
+    op, attrs, bias = node.op, dict(node.attrs), node.input(2)
+    if op == "MatMul" and term.any():
+        if affine[0].ndim != 2 or w.ndim != 2:
             raise Skip("MatMul before it has no bias")
         op, attrs = "Gemm", {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
-    old = bias.numpy().astype(np.float64) if bias is not None else np.zeros(1)
-    if old.ndim and old.size not in (1, old.shape[-1]):
+    if old is not None and old.ndim and old.size not in (1, old.shape[-1]):
         raise Skip("the bias of Gemm before it differs from row to row")
-    new_b = _narrow(old.reshape(-1) * factor + term, w)
+    new_b = narrow((0 if old is None else old.reshape(-1)) * factor + term, w)
 
     def build() -> Value:
-        constants = [rw.constant(new_w, weight.name)]
-        if bias is not None or needs_bias:
-            constants.append(rw.constant(new_b, bias.name if bias is not None else ""))
-        return rw.add(op, node.inputs[0], *constants, name=node.name, like=node.output, **attrs)
+        operands = [rw.constant(new_w, weight.name)]
+        if bias is not None or term.any():
+            operands.append(rw.constant(new_b, bias.name if bias is not None else ""))
+        return rw.add(op, node.inputs[0], *operands, name=node.name, like=node.output, **attrs)
 
     return build
 
 
-def output_channels(node: Node, shape: tuple[int, ...]) -> int:
-    """Channels of a linear operator's result, from its weight's shape."""
-    if node.op == "Conv":
-        return shape[0]
-    if node.op == "ConvTranspose":
-        return shape[1] * int(node.attrs.get("group", 1))
-    return shape[-2 if node.op == "Gemm" and node.attrs.get("transB", 0) else -1]
+# -- into what is after ----------------------------------------------------------------------------
 
 
-def _along_output(node: Node, factor: Array, shape: tuple[int, ...]) -> Array:
-    """One factor per output channel, shaped to broadcast against the weight."""
-    if node.op == "Conv":
-        return factor.reshape(-1, *[1] * (len(shape) - 1))
-    if node.op == "ConvTranspose":
-        group = int(node.attrs.get("group", 1))
-        rows = np.repeat(factor.reshape(group, -1), shape[0] // group, axis=0)
-        return rows.reshape(*rows.shape, *[1] * (len(shape) - 2))
-    return factor[:, None] if node.attrs.get("transB", 0) else factor
-
-
-def _along_input(node: Node, factor: Array, shape: tuple[int, ...]) -> Array:
-    """One factor per input channel, shaped to broadcast against the weight."""
-    if node.op == "Conv":
-        group = int(node.attrs.get("group", 1))
-        rows = np.repeat(factor.reshape(group, -1), shape[0] // group, axis=0)
-        return rows.reshape(*rows.shape, *[1] * (len(shape) - 2))
-    if node.op == "ConvTranspose":
-        return factor.reshape(-1, *[1] * (len(shape) - 1))
-    return factor if node.attrs.get("transB", 0) else factor[:, None]
-
-
-def _channel_vector(c: Array, axis: int, channels: int) -> Array:
-    """The entries of `c` along `axis`; `Skip` when it varies along another."""
-    if any(d != 1 for k, d in enumerate(c.shape) if k != axis):
-        raise Skip("it differs from position to position")
-    return np.broadcast_to(c.reshape(-1), (channels,))
-
-
-def _narrow(array: Array, like: Array) -> Array:
-    """`array` in the type of `like`; `Skip` when it overflows."""
-    with np.errstate(over="ignore"):
-        narrow: Array = array.astype(like.dtype)
-    if not np.isfinite(narrow).all():
-        raise Skip("the folded weights would not be finite")
-    return narrow
-
-
-def absorb_before(
-    y: Value, scale: Array, shift: Array, rw: Rewriter
-) -> Callable[[Value], None] | None:
+def absorb_before(y: Value, affine: Affine, rw: Rewriter) -> Forward | None:
     """How to let all readers of y = x * scale + shift read x; None unless all of them can.
 
-    The readers' weights and biases become fresh constants, their results stay what they are.
+    The constants of linear readers become fresh ones, their results stay what they are.
     """
-    if not y.uses or not all(slot == 0 and n.is_op(*LINEAR) for n, slot in y.uses):
-        return None
-    try:
-        edits = [_reader_constants(node, scale, shift) for node, _ in y.uses]
-    except Skip:
+    takers = [_taker(node, slot, affine, rw) for node, slot in y.uses]
+    if not takers or None in takers:
         return None
 
     def forward(x: Value) -> None:
-        for node, weight, bias in edits:
-            names = [v.name if v is not None else "" for v in (node.inputs[1], node.input(2))]
-            rw.graph.set_input(node, 0, x)
-            rw.graph.set_input(node, 1, rw.constant(weight, names[0]))
-            if bias is not None:
-                rw.graph.set_input(node, 2, rw.constant(bias, names[1]))
+        for taker in takers:
+            if taker is not None:
+                taker(x)
 
     return forward
 
 
-def _reader_constants(node: Node, scale: Array, shift: Array) -> tuple[Node, Array, Array | None]:
-    """Weight and bias of a linear reader of x * scale + shift once it reads x."""
-    weight, bias = node.inputs[1], node.input(2)
-    if not is_constant_float(weight) or not (bias is None or is_constant_float(bias)):
-        raise Skip("its weights are not constant")
-    attrs = node.attrs
-    if attrs.get("alpha", 1.0) != 1 or attrs.get("beta", 1.0) != 1 or attrs.get("transA", 0):
-        raise Skip("Gemm has factors of its own")
-    assert weight is not None
-    w = weight.numpy()
-    if w.ndim < 2:
-        raise Skip("its weight is a vector")
-    axis = 1 if node.op != "MatMul" else scale.ndim - 1
+def _taker(node: Node, slot: int, affine: Affine, rw: Rewriter) -> Forward | None:
+    try:
+        if slot != 0:
+            return None
+        if node.is_op(*LINEAR):
+            return _linear_taker(node, affine, rw)
+        after = _with(node, affine)
+    except Skip:
+        return None
+    inner = absorb_before(node.output, after, rw) if after is not None else None
+    if inner is None:
+        return None
+
+    def forward(x: Value) -> None:
+        inner(rw.add(node.op, x, *node.inputs[1:], name=node.name, like=node.output, **node.attrs))
+        rw.erase_unused(node)
+
+    return forward
+
+
+def _with(node: Node, affine: Affine) -> Affine | None:
+    """What the result of `node` is multiplied with when its operand is by `affine`."""
+    if node.is_op(*HOMOGENEOUS, *POOLS):
+        return _commuting(node, affine)
+    if node.is_op("Transpose") and "perm" in node.attrs:
+        return _both(affine, lambda c: c.transpose(node.attrs["perm"]))
+    axes, data = _axes(node), node.inputs[0]
+    if axes is not None and node.is_op("Squeeze"):
+        return _both(affine, lambda c: np.squeeze(c, axes))
+    if axes is not None and node.is_op("Unsqueeze"):
+        return _both(affine, lambda c: np.expand_dims(c, axes))
+    if not node.is_op("Flatten", "Reshape") or data is None or data.shape is None:
+        return None
+    sizes = [d for d in data.shape[1:] if isinstance(d, int)]
+    rows = int(np.prod(sizes)) if len(sizes) == len(data.shape) - 1 else None
+    if rows is None or node.output.rank != 2 or (node.output.shape or ())[1] != rows:
+        return None
+    if affine[0].shape[0] != 1:
+        return None
+    return _both(affine, lambda c: np.broadcast_to(c, (1, *sizes)).reshape(1, rows))
+
+
+def _linear_taker(node: Node, affine: Affine, rw: Rewriter) -> Forward:
+    weight, w, old = constants(node)
     channels = input_channels(node, w.shape)
-    factor, term = (_channel_vector(c, axis, channels) for c in (scale, shift))
+    factor, term = (channel_vector(c, node, channels) for c in affine)
     wide = w.astype(np.float64)
-    new_w = _narrow(wide * _along_input(node, factor, w.shape), w)
-    if not term.any():
-        return node, new_w, None
-    if node.op in ("ConvTranspose", "MatMul") or any(attrs.get("pads", ())) or "auto_pad" in attrs:
-        raise Skip("a shift would differ from position to position")
-    product = wide * _along_input(node, term, w.shape)
-    keep = 1 if node.op == "Gemm" and not attrs.get("transB", 0) else 0
-    total = product.sum(axis=tuple(k for k in range(w.ndim) if k != keep))
-    old = bias.numpy().astype(np.float64) if bias is not None else np.zeros(1)
-    return node, new_w, _narrow(old + total, w)
+    new_w = narrow(wide * along_input(node, factor, w.shape), w)
+    new_b: Array | None = None
+    if term.any():
+        padded = any(node.attrs.get("pads", ())) or "auto_pad" in node.attrs
+        if node.op in ("ConvTranspose", "MatMul") or padded:
+            raise Skip("a shift would differ from position to position")
+        keep = 1 if node.op == "Gemm" and not node.attrs.get("transB", 0) else 0
+        product = wide * along_input(node, term, w.shape)
+        total = product.sum(axis=tuple(k for k in range(w.ndim) if k != keep))
+        new_b = narrow(total if old is None else old + total, w)
 
+    def forward(x: Value) -> None:
+        bias = node.input(2)
+        rw.graph.set_input(node, 0, x)
+        rw.graph.set_input(node, 1, rw.constant(new_w, weight.name))
+        if new_b is not None:
+            name = bias.name if bias is not None else ""
+            rw.graph.set_input(node, 2, rw.constant(new_b, name))
 
-def input_channels(node: Node, shape: tuple[int, ...]) -> int:
-    """Channels that a linear operator reads, from its weight's shape."""
-    if node.op == "Conv":
-        return shape[1] * int(node.attrs.get("group", 1))
-    if node.op == "ConvTranspose":
-        return shape[0]
-    return shape[-1 if node.op == "Gemm" and node.attrs.get("transB", 0) else -2]
+    return forward

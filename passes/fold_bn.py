@@ -9,10 +9,11 @@ import numpy as np
 
 from ..ir import Graph, Node, Value
 from ..ir.tensor import Array
-from .absorb import absorb_after, absorb_before, is_constant_float, spread
+from .absorb import absorb_after, absorb_before, spread
 from .base import Context, Pass, Skip, single_reader
 from .canonical.arithmetic import collapse
 from .driver import Rewriter, Rule, apply
+from .linear_weights import LINEAR, is_constant_float
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class FoldBatchNorm(Pass):
     invalidates: ClassVar[tuple[str, ...]] = ("ranges", "plan")
     preserves_function: ClassVar[bool] = True
 
-    max_spread: float = 16.0
+    max_spread: float = 4.0
 
     def run(self, graph: Graph, context: Context) -> None:
         """Fold until nothing changes."""
@@ -56,7 +57,7 @@ class FoldBatchNorm(Pass):
         x, a, b = inner[0], *np.broadcast_arrays(inner[1], found[1])
         if not np.all(a != 0) or spread(a) > self.max_spread:
             return False
-        forward = absorb_before(node.output, a, np.zeros_like(a), rw)
+        forward = absorb_before(node.output, (a, np.zeros_like(a)), rw)
         if forward is None:
             return False
         dtype = x.dtype.numpy if x.dtype is not None else np.float32
@@ -80,18 +81,20 @@ def backwards(node: Node, rw: Rewriter) -> bool:
     assert x is not None
     is_normalization = node.op == "BatchNormalization"
     try:
-        build = absorb_after(x, node, scale, shift, rw)
+        build = absorb_after(x, node, (scale, shift), rw)
         reason = "nothing before it can take it in"
     except Skip as blocked:
         if node.op == "Mul" and (scale < 0).any():
             return _magnitude_backwards(node, x, scale, rw)
         if not is_normalization:
-            raise
+            if x.producer is not None and x.producer.is_op(*LINEAR):
+                raise
+            return False
         build, reason = None, str(blocked)
     if build is None and not is_normalization:
         return False
     if build is None:
-        rw.report.skip(f"kept as Mul and Add: {reason}", node)
+        rw.report.skip(f"not folded backwards: {reason}", node)
     new = build() if build is not None else _written_out(node, x, scale, shift, rw)
     new.dtype, new.shape = node.output.dtype, node.output.shape
     rw.replace(node.output, new)
@@ -102,7 +105,7 @@ def _magnitude_backwards(node: Node, x: Value, scale: Array, rw: Rewriter) -> bo
     """Fold |scale| and keep its sign, where only positive factors pass."""
     if np.all(np.abs(scale) == 1):
         return False
-    build = absorb_after(x, node, np.abs(scale), np.zeros_like(scale), rw)
+    build = absorb_after(x, node, (np.abs(scale), np.zeros_like(scale)), rw)
     if build is None:
         return False
     scaled = build()
@@ -158,7 +161,7 @@ def forwards(node: Node, rw: Rewriter) -> bool:
         return False
     x, c = found
     scale, shift = (c, np.zeros_like(c)) if node.op == "Mul" else (np.ones_like(c), c)
-    forward = absorb_before(node.output, scale, shift, rw)
+    forward = absorb_before(node.output, (scale, shift), rw)
     if forward is None:
         return False
     forward(x)

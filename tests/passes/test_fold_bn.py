@@ -215,7 +215,7 @@ def test_negative_factors_do_not_pass_max_pooling() -> None:
         f"c0 = Conv(x, w)\n c = MaxPool <kernel_shape = [2,2]> (c0)\n y = {BN}",
         w=noise(2, 4, 1, 1), **normalization(2, gamma=np.array([1, -1], np.float32)),
     )  # fmt: skip
-    assert "kept as Mul and Add: MaxPool before it lets only positive factors pass" in reasons(
+    assert "not folded backwards: MaxPool beside it lets only positive factors pass" in reasons(
         graph
     )
 
@@ -235,13 +235,30 @@ def test_normalization_after_concat_stays_when_a_branch_is_read_elsewhere() -> N
         f"y = {BN}\n z = Neg(a)", outputs="float[] y, float[] z",
         w=noise(2, 4, 1, 1), v=noise(3, 4, 1, 1), **normalization(5),
     )  # fmt: skip
-    assert "kept as Mul and Add: what is before it is read elsewhere or returned" in reasons(graph)
+    assert "not folded backwards: what is before it is read elsewhere or returned" in reasons(graph)
     assert "Concat" in ops(graph) and "Mul" in ops(graph)
+
+
+@pytest.mark.parametrize(
+    ("move", "shape"),
+    [
+        ("Transpose <perm = [0,2,3,1]> (c)", (4,)),
+        ("Transpose <perm = [1,0,3,2]> (c)", (4, 1, 1, 1)),
+        ("Squeeze(c, first)", (4, 1, 1)),
+        ("Unsqueeze(c, first)", (1, 4, 1, 1)),
+    ],
+)
+def test_constants_pass_data_movement_backwards(move: str, shape: tuple[int, ...]) -> None:
+    graph = net(
+        f"c = Conv(x, w)\n m = {move}\n d = Mul(m, s)\n y = Add(d, t)",
+        w=noise(4, 4, 1, 1), s=noise(*shape), t=noise(*shape, seed=1), first=np.array([0]),
+    )  # fmt: skip
+    assert ops(folded(graph)) == ["Conv", move.split("(")[0].split()[0]]
 
 
 def test_normalization_of_a_graph_input_is_written_out() -> None:
     graph = net(f"y = {BN.replace('(c,', '(x,')}", **normalization(4))
-    assert reasons(graph) == ["kept as Mul and Add: nothing before it can take it in"]
+    assert reasons(graph) == ["not folded backwards: nothing before it can take it in"]
     assert ops(graph) == ["Mul", "Add"]
 
 
@@ -303,6 +320,47 @@ def test_a_sum_goes_into_the_next_gemm() -> None:
     assert ops(folded(graph)) == ["Sigmoid", "Gemm"]
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        "Flatten(d)",
+        "Reshape(d, flat)",
+        "Reshape(t, flat)",
+        "Flatten(p)",
+        "Flatten(g)",
+    ],
+)
+def test_constants_pass_data_movement_and_pooling_forwards(way: str) -> None:
+    moves = {
+        "t": "t = Transpose <perm = [0,2,3,1]> (d)\n",
+        "p": "p = MaxPool <kernel_shape = [1,1]> (d)\n",
+        "g": "g = AveragePool <kernel_shape = [1,1]> (d)\n",
+    }
+    graph = net(
+        "s = Sigmoid(x)\n m = Mul(s, f)\n d = Add(m, f)\n"
+        f"{moves.get(way.split('(')[1][0], '')} r = {way}\n y = Gemm(r, w, b)",
+        f=noise(4, 1, 1, positive=True), w=noise(144, 5), b=noise(5), flat=np.array([1, -1]),
+    )  # fmt: skip
+    found = ops(folded(graph))
+    assert "Mul" not in found and "Add" not in found
+
+
+def test_a_positive_factor_passes_relu_forwards() -> None:
+    graph = net(
+        "s = Neg(x)\n m = Mul(s, f)\n r = Relu(m)\n y = Conv(r, w)",
+        f=noise(4, 1, 1, positive=True), w=noise(2, 4, 3, 3),
+    )  # fmt: skip
+    assert ops(folded(graph)) == ["Neg", "Relu", "Conv"]
+
+
+def test_the_way_forwards_ends_at_other_readers() -> None:
+    graph = net(
+        "s = Neg(x)\n m = Mul(s, f)\n r = Relu(m)\n y = Conv(r, w)\n z = Exp(r)",
+        outputs="float[] y, float[] z", f=noise(4, 1, 1, positive=True), w=noise(2, 4, 3, 3),
+    )  # fmt: skip
+    assert "Mul" in ops(folded(graph))
+
+
 def test_before_a_padded_reader_only_the_factor_goes() -> None:
     graph = net(
         f"c = Sigmoid(x)\n n = {BN}\n y = Conv <pads = [1,1,1,1]> (n, w)", w=noise(2, 4, 3, 3),
@@ -357,7 +415,7 @@ def test_a_convolution_that_the_graph_returns_is_not_changed() -> None:
         f"c = Conv(x, w)\n y = {BN}", outputs="float[] y, float[] c",
         w=noise(4, 4, 1, 1), **normalization(4),
     )  # fmt: skip
-    assert "kept as Mul and Add: what is before it is read elsewhere or returned" in reasons(graph)
+    assert "not folded backwards: what is before it is read elsewhere or returned" in reasons(graph)
     assert ops(graph) == ["Conv", "Mul", "Add"]
 
 
@@ -388,7 +446,7 @@ def test_weights_that_callers_may_override_are_left_alone() -> None:
     graph.inputs.append(weight)
     apply(Canonicalize(), graph)
     report = apply(FoldBatchNorm(), graph)
-    assert "kept as Mul and Add: the weights of Conv before it are not constant" in report.skipped
+    assert "not folded backwards: the weights of Conv are not constant" in report.skipped
 
 
 def test_weights_that_would_overflow_are_left_alone() -> None:

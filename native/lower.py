@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..ir import Graph, Value
+from ..ir import DType, Graph, Value
 from . import lower_conv, lower_move, lower_pointwise, lower_quant, lower_window
 from .fuse import fuse
 from .lowering import HANDLERS, TYPE_OF, Lowering, known_shape, plain
 from .model import Type
-from .values import OUTSIDE, Const, ConstGrid, Declined, Raw, Stored
+from .values import OUTSIDE, Abstract, Const, ConstGrid, Declined, Grid, Raw, Stored
 
 MODULES = (lower_conv, lower_move, lower_pointwise, lower_quant, lower_window)
 """Importing these fills the table of handlers."""
@@ -33,6 +33,7 @@ def lower(graph: Graph) -> tuple[Lowering, list[Stored | Const]]:
             results = handler(low, node)
             for output, found in zip(node.outputs, results, strict=False):
                 low.values[output] = found
+                _learn(output, found)
         except Declined as reason:
             low.island(node, str(reason))
     low.node = None
@@ -42,11 +43,20 @@ def lower(graph: Graph) -> tuple[Lowering, list[Stored | Const]]:
     return low, outputs
 
 
+def _learn(value: Value, found: Abstract) -> None:
+    """Type and shape of what inference does not know, such as results of other domains."""
+    if isinstance(found, Raw) and value.dtype is None:
+        value.dtype = next(d for d, t in TYPE_OF.items() if t == found.stored.dtype)
+        value.shape = found.stored.shape
+    elif isinstance(found, Grid) and value.dtype is None:
+        value.dtype, value.shape = DType.FLOAT, found.stored.shape
+
+
 def _input(low: Lowering, value: Value) -> None:
     shape = known_shape(value)
     dtype = TYPE_OF.get(value.dtype) if value.dtype is not None else None
     known = shape if dtype is not None else None
-    stored = Stored(dtype or Type.F32, known, plain(len(shape or ())), OUTSIDE)
+    stored = Stored(Type.F32 if dtype is None else dtype, known, plain(len(shape or ())), OUTSIDE)
     low.values[value] = Raw(stored)
     low.onnx[value] = stored
 

@@ -147,7 +147,7 @@ class Convolution:
         x = Grid(stored, self.x.scale, self.x.zero_point)
         begin = self.window.begin
         kernel = self.weights.integers.shape[1:-1]
-        rows = kernel[-1] > 1 or static(stored)[-1] == 1 and kernel[-2] > 1
+        rows = kernel[-1] > 1 or (static(stored)[-1] == 1 and max(kernel) > 1)
         few = static(stored)[1] < FEW_CHANNELS and self.window.groups == 1 and rows
         if few and self.kind == Kind.CONV and any(begin + self.window.end):
             x, begin = pad_with_zero_point(low, x, self.window, stage), [0] * len(begin)

@@ -53,12 +53,33 @@ def walk(
 
 @handles("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def reshape(low: Lowering, node: Node) -> list[Abstract]:
-    """Another shape for the same elements, known from shape inference."""
+    """Another shape for the same elements."""
     found = operand(low, node)
-    shape = known_shape(node.output)
-    if shape is None:
-        raise Declined("its shape is unknown")
+    shape = known_shape(node.output) or _shape_after(low, node, static(found.stored))
     return [rewrap(found, low.reshape(found.stored, shape, low.stage([found.stored])))]
+
+
+def _shape_after(low: Lowering, node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape where inference gave up, as it does behind operators of other domains."""
+    if node.op == "Flatten":
+        axis = int(node.attrs.get("axis", 1))
+        axis += len(shape) if axis < 0 else 0
+        return int(np.prod(shape[:axis])), int(np.prod(shape[axis:]))
+    given = constant_of(low, node, 1)
+    wanted = node.attrs.get("axes") if given is None else [int(n) for n in given.reshape(-1)]
+    if node.op == "Reshape" and wanted is not None:
+        sizes = [shape[i] if n == 0 else n for i, n in enumerate(wanted)]
+        rest = int(np.prod(shape)) // max(1, int(np.prod([n for n in sizes if n > 0])))
+        return tuple(rest if n == -1 else n for n in sizes)
+    if node.op == "Unsqueeze" and wanted is not None:
+        rank = len(shape) + len(wanted)
+        places = {a % rank for a in wanted}
+        rest_ = iter(shape)
+        return tuple(1 if d in places else next(rest_) for d in range(rank))
+    if wanted is None:
+        return tuple(n for n in shape if n != 1)
+    dropped = {a % len(shape) for a in wanted}
+    return tuple(n for d, n in enumerate(shape) if d not in dropped)
 
 
 @handles("Transpose")

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..ir import DType, Graph, Node, Value
 from ..ir.evaluate import Runner
-from .lowering import Lowering, constant_of, grid_of, handles, known_shape, limits, plain
+from .lowering import Lowering, constant_of, grid_of, handles, limits, plain
 from .model import Array, Kind, Type
 from .values import (
     Abstract,
@@ -70,7 +70,8 @@ def table_of(low: Lowering, node: Node) -> Grid:
         raise Declined("operands are not functions of one tensor")
     base = next(iter(grids.values()))
     rank = len(static(base.stored))
-    if known_shape(node.output) != static(base.stored):
+    own = static(base.stored)
+    if np.broadcast_shapes(own, *(a.shape for a in arrays.values())) != own:
         raise Declined("the result is shaped unlike its quantized operand")
     axes = {axis for a in arrays.values() if (axis := _channel_axis(a.shape, rank)) is not None}
     axes |= {g.axis for g in grids.values() if g.table is not None and g.table.ndim == 2}

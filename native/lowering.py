@@ -351,7 +351,7 @@ class Lowering:
             dtype = TYPE_OF.get(value.dtype) if value.dtype is not None else None
             rank = len(shape) if shape is not None else 0
             known = shape if dtype is not None else None
-            stored = Stored(dtype or Type.F32, known, plain(rank), stage)
+            stored = Stored(Type.F32 if dtype is None else dtype, known, plain(rank), stage)
             self.onnx[value] = stored
             self.values.setdefault(value, Raw(stored))
             if not isinstance(self.values[value], Grid | Pending):

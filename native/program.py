@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..ir import DataError, Graph, Value, load
+from ..ir import DataError, DType, Graph, Value, load
 from ..ir.clone import extract
 from ..ir.evaluate import Runner
 from .kernels import Kernel
 from .lower import lower
-from .lowering import Lowering, known_shape
+from .lowering import TYPE_OF, Lowering, known_shape
 from .model import Array, Role
 from .prepare import specialize
 from .values import Const, Stored
@@ -68,19 +69,36 @@ class _Island:
     """A stage that ONNX Runtime runs."""
 
     def __init__(self, low: Lowering, stage: int, wanted: list[Value], threads: int) -> None:
-        given = list(low.island_inputs[stage])
-        part, where = extract(low.graph, given, wanted)
-        for value in given:
-            where[value].name = f"input_{given.index(value)}"
-        self.names = [where[value].name for value in given]
-        self.runner = Runner(part, [where[value] for value in wanted], threads=threads)
+        sources = low.island_inputs[stage]
+        self.part, where = extract(low.graph, list(sources), wanted)
+        self.given = [where[value] for value in sources]
+        self.wanted = [where[value] for value in wanted]
+        for i, (copy, stored) in enumerate(zip(self.given, sources.values(), strict=True)):
+            copy.name = f"input_{i}"
+            if copy.dtype is None and stored.shape is not None:
+                copy.dtype = next(d for d, t in TYPE_OF.items() if t == stored.dtype)
+                copy.shape = stored.shape
+        self.threads = threads
         self.label = ", ".join(node.label for node in low.islands[stage])
+        self.lock = threading.Lock()
+        self.runner: Runner | None = None
+        if all(copy.dtype is not None for copy in self.given):
+            self._open([])
+
+    def _open(self, given: list[Array]) -> Runner:
+        """The session; types that nothing told before are those of the arrays that came."""
+        with self.lock:
+            if self.runner is None:
+                for copy, array in zip(self.given, given, strict=False):
+                    copy.dtype = copy.dtype or DType.of(array)
+                self.runner = Runner(self.part, self.wanted, threads=self.threads)
+            return self.runner
 
     def run(self, given: list[Array], times: list[OperatorTime] | None) -> list[Array]:
-        import time
-
         start = time.perf_counter_ns()
-        found: list[Array] = self.runner.run(dict(zip(self.names, given, strict=True)))
+        runner = self.runner or self._open(given)
+        names = [copy.name for copy in self.given]
+        found: list[Array] = runner.run(dict(zip(names, given, strict=True)))
         if times is not None:
             spent = time.perf_counter_ns() - start
             times.append(OperatorTime(self.label, "onnxruntime", "", (), 0.0, spent))

@@ -55,7 +55,7 @@ ptq_status ptq_conv_epilogue(const ptq_build *build, const ptq_node *node, ptq_c
     PTQ_REQUIRE(table->role == PTQ_CONSTANT && table->dtype == PTQ_U8 && table->count == 256,
                 "the table is not 256 constant bytes");
     e->has_table = true;
-    memcpy(e->table, table->data, 256);
+    ptq_lut_flip(table->data, (add ? add : grid)->flip, y->flip, e->table);
     e->lookup = ptq_lut_choose(build);
   }
   e->direct = narrow && build->requant == PTQ_REQUANT_FLOAT;

@@ -51,9 +51,10 @@ static ptq_status read_grid(const ptq_build *build, const ptq_tensor *t, int32_t
   v->zero_point = t->zero_point;
   PTQ_REQUIRE(isfinite(t->scale) && t->scale >= 0x1p-100f && t->scale <= 0x1p100f,
               "tensor %d: the scale is not a positive normal number", (int)i);
-  if (t->role != PTQ_CONSTANT && t->dtype <= PTQ_S16)
-    PTQ_REQUIRE(t->zero_point >= low[t->dtype] && t->zero_point <= high[t->dtype],
-                "tensor %d: the zero point is outside its type", (int)i);
+  bool narrow = t->role != PTQ_CONSTANT && t->dtype <= PTQ_S16;
+  int32_t least = narrow ? low[t->dtype] : INT16_MIN, most = narrow ? high[t->dtype] : INT16_MAX;
+  PTQ_REQUIRE(t->zero_point >= least && t->zero_point <= most,
+              "tensor %d: the zero point is outside its type", (int)i);
   return PTQ_OK;
 }
 

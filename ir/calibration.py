@@ -16,7 +16,7 @@ from .errors import DataError, UsageError
 from .evaluate import Runner
 from .graph import Graph, Value
 from .histogram import Chooser, Floats, chooser
-from .observers import Fetching, Observed, Reducing, Seen
+from .observers import Fetching, Observed, Observer, Reducing, Seen
 from .ranges import HISTOGRAM_METHODS, METHODS, Calibration, Range, distinguish, key
 from .samples import Feeds
 from .shapes import infer
@@ -68,7 +68,7 @@ def calibrate(
     if not observed:
         return Calibration(method)
     fetching = Fetching(graph, observed) if method in HISTOGRAM_METHODS else None
-    observer = fetching or Reducing(graph, observed)
+    observer: Observer = fetching or Reducing(graph, observed)
     totals = _Totals(sum(1 + one.channels for one in observed))
     for number, feeds in enumerate(samples):
         if not totals.add(observer.observe(feeds)):
@@ -133,15 +133,15 @@ class _Totals:
 
 def _non_finite(graph: Graph, observed: Sequence[Observed], feeds: Feeds, number: int) -> DataError:
     """The error that names the first NaN or infinity of a sample."""
-    floats = [v for node in graph.order() for v in node.outputs if v.dtype in OBSERVED and v.name]
+    floats = [v for node in graph.order() for v in node.outputs if v.dtype in OBSERVED and v.uses]
     asked = [one.value for one in observed]
     every = list(dict.fromkeys([*graph.inputs, *floats, *asked]))
     for value, array in zip(every, Runner(graph, every).run(feeds), strict=True):
         if value.dtype in OBSERVED and not np.isfinite(array.astype(np.float32)).all():
             by = f"computed by {value.producer.label}" if value.producer else "an input"
             return DataError(
-                f"sample {number} gives NaN or infinity in tensor '{value.name}', {by}: leave the "
-                "sample out, or repair the model"
+                f"sample {number} gives NaN or infinity in tensor '{value.name or key(value)}', {by}: "
+                "leave the sample out, or repair the model (canonicalize clips masks of -inf)"
             )
     return DataError(f"sample {number} gives values whose sum is beyond float32")
 

@@ -300,6 +300,13 @@ def test_not_a_number_is_traced_to_its_operator_and_sample(method: str) -> None:
         calibrate(graph, samples, values, method=method)
 
 
+def test_an_unnamed_culprit_is_named_by_its_operator() -> None:
+    graph, values = with_root()
+    values[1].name = ""
+    with pytest.raises(DataError, match=r"computed by Sqrt 'root'"):
+        calibrate(graph, [{"x": np.array([-1], np.float32)}], values)
+
+
 @pytest.mark.parametrize("method", ["mean-max", "entropy"])
 @pytest.mark.parametrize("end", [np.inf, -np.inf])
 def test_infinity_is_traced_to_its_operator(method: str, end: float) -> None:

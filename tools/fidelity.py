@@ -24,20 +24,26 @@ LAYER_SAMPLES = 4
 """Samples that inner tensors are compared on; outputs are compared on all."""
 ELEMENTS = 1 << 14
 """Elements of an inner tensor that are compared; larger ones are sampled."""
+OUTPUT_BYTES = 64 << 20
+"""Outputs of the float model that are kept; no further sample is judged by when this is full."""
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass
 class Noise:
-    """Energy of a signal and of the error against it, summed over samples."""
+    """Energy of a signal and of the error against it, summed over samples.
+
+    It does not fit when shapes depend on the data (a number of boxes) and differ.
+    """
 
     signal: float = 0.0
     error: float = 0.0
+    fits: bool = True
 
     def add(self, original: Array, found: Array) -> None:
         """Take in one tensor; elements that are not finite in `original` do not count."""
-        if original.shape != found.shape:
-            self.error = math.inf
+        self.fits &= original.shape == found.shape
+        if not self.fits:
             return
         signal, error = energy(original), energy(original - found)
         if not math.isfinite(signal):
@@ -60,6 +66,11 @@ class Tally(Noise):
     equal: int = 0
     size: int = 0
     is_float: bool = False
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """As in `OutputFidelity`."""
+        return self.db if self.is_float and self.fits else None
 
     def add(self, original: Array, found: Array) -> None:
         """Take in one tensor."""
@@ -84,7 +95,7 @@ class Reference:
 
         `unseen` says that calibration does not use these samples.
         """
-        self.judge, self.unseen = judge, unseen
+        self.unseen = unseen
         hidden = out_of_reach(graph)
         outputs = dict(zip(graph.output_names, graph.outputs, strict=True))
         self._names = [name for name, value in outputs.items() if value not in hidden]
@@ -94,7 +105,14 @@ class Reference:
             if value in hidden
         )
         runner = Runner(graph, self._shown(graph))
-        self._outputs: list[list[Array]] = [runner.run(feeds) for feeds in judge]
+        self._outputs: list[list[Array]] = []
+        held = 0
+        for feeds in judge:
+            self._outputs.append(runner.run(feeds))
+            held += sum(getattr(output, "nbytes", 0) for output in self._outputs[-1])
+            if held > OUTPUT_BYTES:
+                break
+        self.judge = judge.head(len(self._outputs))
         self._inner: Graph | None = None
 
     def remember(self, graph: Graph) -> None:
@@ -126,7 +144,7 @@ class Reference:
                 if isinstance(original, np.ndarray):  # and no sequence or map
                     tally.add(original, found)
         return [
-            OutputFidelity(name, tally.db if tally.is_float else None, tally.equal / tally.size)
+            OutputFidelity(name, tally.sqnr_db, tally.equal / tally.size)
             for name, tally in zip(self._names, tallies, strict=True)
             if tally.size
         ]
@@ -141,6 +159,7 @@ class Reference:
         for originals, feeds in zip(expected, judge, strict=True):
             for noise, a, b in zip(noises.values(), originals, runner.run(feeds), strict=True):
                 noise.add(a, b)
+        noises = {value: noise for value, noise in noises.items() if noise.fits}
         for value, noise in noises.items():
             before = [noises[v].db for v in _measured_before(value, noises)]
             db, before_db = noise.db, min(before, default=MOST_DECIBEL)

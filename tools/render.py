@@ -118,7 +118,7 @@ def _advice(worst: Sequence[LayerFidelity]) -> str:
 
 
 def _passes(report: Report) -> Parts:
-    told = report.not_quantized()
+    told = {decision.reason for decision in report.decisions}
     table = _table("pass", "s", "rewritten", "notes, and what was left alone", right=2)
     for done in report.passes:
         remarks = [

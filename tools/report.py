@@ -41,7 +41,8 @@ class OutputFidelity:
     Attributes:
         name: the output.
         sqnr_db: signal to quantization noise ratio over all samples in dB, within +-120 (120:
-            equal to the last bit); None for outputs that are not floating point.
+            equal to the last bit); None for outputs that are not floating point or differ
+            in shape.
         equal: share of the elements that are equal.
     """
 
@@ -154,11 +155,15 @@ class Report:
         return {op: (integer[op], n) for op, n in total.most_common()}
 
     def not_quantized(self) -> dict[str, list[Decision]]:
-        """Reason -> the operators that are not quantized for it, most frequent reason first."""
+        """Reason -> the operators that are not quantized for it, most frequent reason first.
+
+        That a target has no kernel "for X" is one reason for all X.
+        """
         found: dict[str, list[Decision]] = {}
         for decision in self.decisions:
             if decision.precision == "float":
-                found.setdefault(decision.reason or "no reason given", []).append(decision)
+                reason = decision.reason.removesuffix(f" for {decision.op}")
+                found.setdefault(reason, []).append(decision)
         return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
     def as_dict(self) -> dict[str, Any]:

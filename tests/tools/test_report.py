@@ -49,17 +49,21 @@ def test_reasons_are_grouped_most_frequent_first() -> None:
     report = Report(
         decisions=[
             Decision("a", "Conv", "int8"),
-            Decision("b", "Sin", "float", "no kernel"),
+            Decision("b", "Sin", "float", "moves constants"),
             Decision("c", "Conv", "float", "excluded"),
             Decision("d", "Conv", "float", "excluded"),
+            Decision("e", "Conv", "float", "excluded"),
+            Decision("f", "Abs", "float", "no kernel for Abs"),
+            Decision("g", "Sin", "float", "no kernel for Sin"),
         ]
     )
-    assert report.counts() == {"Conv": (1, 3), "Sin": (0, 1)}
+    assert report.counts() == {"Conv": (1, 4), "Sin": (0, 2), "Abs": (0, 1)}
     assert {r: len(found) for r, found in report.not_quantized().items()} == {
-        "excluded": 2,
-        "no kernel": 1,
+        "excluded": 3,
+        "no kernel": 2,
+        "moves constants": 1,
     }
-    assert list(report.not_quantized()) == ["excluded", "no kernel"]
+    assert list(report.not_quantized()) == ["excluded", "no kernel", "moves constants"]
 
 
 def test_worst_layers_are_those_that_add_most_noise() -> None:

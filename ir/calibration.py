@@ -140,8 +140,8 @@ def _non_finite(graph: Graph, observed: Sequence[Observed], feeds: Feeds, number
         if value.dtype in OBSERVED and not np.isfinite(array.astype(np.float32)).all():
             by = f"computed by {value.producer.label}" if value.producer else "an input"
             return DataError(
-                f"sample {number} gives NaN or infinity in tensor '{value.name or key(value)}', {by}: "
-                "leave the sample out, or repair the model (canonicalize clips masks of -inf)"
+                f"sample {number} gives NaN or infinity in tensor '{key(value)}', {by}: leave the "
+                "sample out, or repair the model (canonicalize clips masks of -inf)"
             )
     return DataError(f"sample {number} gives values whose sum is beyond float32")
 

@@ -71,7 +71,7 @@ EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--data", metavar="DATA", help="Samples, in any form that ptq-opt reads.")
 @click.option("--samples", default=10, show_default=True, help="Use at most N samples.")
 @click.option("--compare", type=EXISTING, metavar="OTHER", help="Compare outputs with OTHER's.")
-@click.option("--bench", type=click.IntRange(1), default=0, metavar="N", help="Time N runs.")
+@click.option("--bench", type=click.IntRange(0), default=0, metavar="N", help="Time N runs.")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--isa", type=click.Choice(ISAS), help="Use no instruction set beyond this one.")
 @click.option(

@@ -65,7 +65,8 @@ ptq_status ptq_conv_epilogue(const ptq_build *build, const ptq_node *node, ptq_c
 typedef struct {
   ptq_isa isa;
   const char *name;
-  ptq_conv_kernel *conv, *depthwise;
+  ptq_conv_kernel *conv;
+  ptq_depthwise_kernel *depthwise;
   int32_t lanes, block_rows;
 } kernel_set;
 
@@ -85,12 +86,12 @@ const char *ptq_conv_choose(const ptq_build *build, ptq_conv *c) {
     set++;
   c->lanes = set->lanes;
   c->block_rows = set->block_rows;
-  c->kernel = c->depthwise ? set->depthwise : set->conv;
-  if (c->in_element == 2) c->kernel = ptq_conv_scalar_s16;
+  c->kernel = c->in_element == 2 ? ptq_conv_scalar_s16 : set->conv;
+  c->depthwise_kernel = set->depthwise;
 #if PTQ_X86
   if (set->isa == PTQ_ISA_AVX512VNNI && c->depthwise && c->out_channels <= 32) {
     c->lanes = 8;
-    c->kernel = ptq_depthwise_avx512vl;
+    c->depthwise_kernel = ptq_depthwise_avx512vl;
   }
 #endif
   return set->name;
@@ -174,15 +175,18 @@ ptq_status ptq_prepare_conv(const ptq_build *build, ptq_node *node) {
   node->kernel = ptq_conv_choose(build, c);
   status = ptq_conv_pack(build, node, c);
   if (status != PTQ_OK) return status;
+  for (int32_t i = 0; i < c->phase_count; i++)
+    for (int32_t t = 0; t < c->phases[i].taps; t++)
+      if (c->phases[i].place[t] >= 0)
+        node->work += (double)c->phases[i].rows * c->k * c->out_channels;
+  if (c->depthwise) {
+    ptq_depthwise_plan(node, c);
+    return PTQ_OK;
+  }
+  int64_t taps = 0;
+  for (int32_t i = 0; i < c->phase_count; i++) taps = ptq_max(taps, c->phases[i].taps);
   node->run = run;
   node->tasks = plan_tasks(build, c);
-  int64_t taps = 0;
-  for (int32_t i = 0; i < c->phase_count; i++) {
-    const ptq_phase *p = &c->phases[i];
-    taps = ptq_max(taps, p->taps);
-    for (int32_t t = 0; t < p->taps; t++)
-      if (p->place[t] >= 0) node->work += (double)p->rows * c->k * c->out_channels;
-  }
   node->scratch = (size_t)c->chunk_rows * (sizeof(int64_t) + (size_t)taps * sizeof(void *));
   return PTQ_OK;
 }

@@ -57,6 +57,12 @@ typedef void ptq_conv_kernel(const ptq_conv *c, const ptq_phase *p, const ptq_pa
                              int32_t group, const uint8_t *const *rows, int32_t count,
                              uint8_t *const *y, const uint8_t *const *r);
 
+/* Compute and store one panel of `count` neighbouring pixels: tap t of pixel i is at
+ * taps[t] + i * steps[t], its result at y + i * out_channels, the residual likewise. */
+typedef void ptq_depthwise_kernel(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
+                                  const uint8_t *const *taps, const int64_t *steps, int32_t count,
+                                  uint8_t *y, const uint8_t *r);
+
 struct ptq_conv {
   int32_t in_dims[3], out_dims[3];
   int32_t batch, groups, in_channels, out_channels; /* channels of all groups together */
@@ -71,6 +77,7 @@ struct ptq_conv {
   int32_t lanes; /* 32-bit lanes of a vector */
   int32_t block_rows;
   ptq_conv_kernel *kernel;
+  ptq_depthwise_kernel *depthwise_kernel;
   int32_t panel_count;
   ptq_panel *panels;
   int64_t group_weights, group_parameters;
@@ -102,11 +109,14 @@ ptq_status ptq_conv_epilogue(const ptq_build *build, const ptq_node *node, ptq_c
 void ptq_conv_pointers(const ptq_conv *c, const ptq_phase *p, int32_t group, int64_t row,
                        int32_t count, const uint8_t *x, const uint8_t **rows, int64_t *pixels);
 
-ptq_conv_kernel ptq_conv_scalar, ptq_conv_scalar_s16, ptq_depthwise_scalar;
+void ptq_depthwise_plan(ptq_node *node, const ptq_conv *c);
+
+ptq_conv_kernel ptq_conv_scalar, ptq_conv_scalar_s16;
+ptq_depthwise_kernel ptq_depthwise_scalar;
 #if PTQ_X86
 ptq_conv_kernel ptq_conv_avx2, ptq_conv_avxvnni, ptq_conv_avx512vnni;
-ptq_conv_kernel ptq_depthwise_avx2, ptq_depthwise_avxvnni, ptq_depthwise_avx512vnni;
-ptq_conv_kernel ptq_depthwise_avx512vl;
+ptq_depthwise_kernel ptq_depthwise_avx2, ptq_depthwise_avxvnni, ptq_depthwise_avx512vl,
+    ptq_depthwise_avx512vnni;
 #endif
 
 #endif

@@ -139,9 +139,10 @@ PTQ_INLINE PTQ_256 void interleave(const __m256i x[4], __m256i out[4]) {
 
 /* Activations may be read a vector past their end, so no tail needs care here. */
 PTQ_INLINE PTQ_256 void depthwise_256(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
-                                      const uint8_t *const *rows, int32_t count, uint8_t *const *y,
-                                      const uint8_t *const *r) {
-  for (int32_t i = 0; i < count; i++) {
+                                      const uint8_t *const *taps, const int64_t *steps,
+                                      int32_t count, uint8_t *y, const uint8_t *r) {
+  const int64_t pixel = c->out_channels * (int64_t)c->out_element;
+  for (int32_t i = 0; i < count; i++, y += pixel) {
     __m256i acc[4], x[4], quad[4];
     int32_t sums[PANEL];
     for (int j = 0; j < 4; j++) acc[j] = _mm256_setzero_si256();
@@ -149,13 +150,14 @@ PTQ_INLINE PTQ_256 void depthwise_256(const ptq_conv *c, const ptq_phase *p, con
     for (int32_t t = 0; t < p->taps; t += 4, w += 4 * PANEL) {
       for (int32_t j = 0; j < 4; j++) { /* missing taps have zero weights: any pixel will do */
         int32_t tap = t + j < p->taps ? t + j : t;
-        x[j] = load256(rows[tap * c->block_rows + i] + panel->first);
+        x[j] = load256(taps[tap] + i * steps[tap] + panel->first);
       }
       interleave(x, quad);
       for (int j = 0; j < 4; j++)
         acc[j] = dot(acc[j], input_of(quad[j]), factor_of(load256(w + 32 * j)));
     }
     for (int j = 0; j < 4; j++) store256(sums + 8 * j, acc[j]);
-    store_pixel(c, p->bias + panel->parameter, panel->parameter, panel, sums, y[i], r[i]);
+    store_pixel(c, p->bias + panel->parameter, panel->parameter, panel, sums, y,
+                r ? r + i * (int64_t)c->out_channels : NULL);
   }
 }

@@ -24,10 +24,9 @@ PTQ_256 void ptq_conv_avxvnni(const ptq_conv *c, const ptq_phase *p, const ptq_p
 }
 
 PTQ_256 void ptq_depthwise_avxvnni(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
-                                   int32_t group, const uint8_t *const *rows, int32_t count,
-                                   uint8_t *const *y, const uint8_t *const *r) {
-  (void)group;
-  depthwise_256(c, p, panel, rows, count, y, r);
+                                   const uint8_t *const *taps, const int64_t *steps, int32_t count,
+                                   uint8_t *y, const uint8_t *r) {
+  depthwise_256(c, p, panel, taps, steps, count, y, r);
 }
 #else
 typedef int ptq_nothing_here;

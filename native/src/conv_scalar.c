@@ -87,10 +87,10 @@ void ptq_conv_scalar_s16(const ptq_conv *c, const ptq_phase *p, const ptq_panel 
 }
 
 void ptq_depthwise_scalar(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
-                          int32_t group, const uint8_t *const *rows, int32_t count,
-                          uint8_t *const *y, const uint8_t *const *r) {
-  int64_t at = group * c->group_parameters + panel->parameter;
-  for (int32_t i = 0; i < count; i++) {
+                          const uint8_t *const *taps, const int64_t *steps, int32_t count,
+                          uint8_t *y, const uint8_t *r) {
+  const int64_t at = panel->parameter;
+  for (int32_t i = 0; i < count; i++, y += c->out_channels * (int64_t)c->out_element) {
     uint32_t acc[PTQ_MAX_WIDTH] = {0};
     const int8_t *w = p->weights + panel->weights;
     for (int32_t t = 0; t < p->taps; t += 4)
@@ -98,9 +98,10 @@ void ptq_depthwise_scalar(const ptq_conv *c, const ptq_phase *p, const ptq_panel
         int32_t channel = ptq_panel_channel(panel->width, c->lanes, o);
         uint8_t x[4] = {0};
         for (int32_t j = 0; j < 4 && t + j < p->taps && channel < panel->valid; j++)
-          x[j] = rows[(t + j) * c->block_rows + i][panel->first + channel];
+          x[j] = taps[t + j][i * steps[t + j] + panel->first + channel];
         acc[o] += dot4(c, x, w);
       }
-    ptq_store_row(c, p->bias + at, c->multiplier + at, panel, (const int32_t *)acc, y[i], r[i]);
+    ptq_store_row(c, p->bias + at, c->multiplier + at, panel, (const int32_t *)acc, y,
+                  r ? r + i * (int64_t)c->out_channels : NULL);
   }
 }

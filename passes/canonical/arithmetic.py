@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...ir import Node, Value
+from ...ir import DType, Node, Value
 from ...ir.tensor import Array
 from ..base import Skip, single_reader
 from ..driver import Rewriter, Rule
@@ -45,8 +45,8 @@ def divide_by_constant(node: Node, rw: Rewriter) -> bool:
     if any(reader.is_op("Erf") for reader in node.output.consumers):
         return False
     divisor = c.numpy().astype(np.float64)
-    smallest = np.finfo(c.numpy().dtype).tiny
-    if not np.all((np.abs(divisor) > 4 * smallest) & (np.abs(divisor) < LARGEST)):
+    smallest = 1e-4 if c.dtype is DType.FLOAT16 else 1e-37
+    if not np.all((np.abs(divisor) > smallest) & (np.abs(divisor) < LARGEST)):
         raise Skip("its divisor is too small or too large to invert")
     inverse = rw.constant((1 / divisor).astype(c.numpy().dtype), c.name)
     rw.replace(node.output, rw.add("Mul", x, inverse, name=node.name, like=node.output))

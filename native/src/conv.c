@@ -74,6 +74,7 @@ typedef struct {
 const char *ptq_conv_choose(const ptq_build *build, ptq_conv *c) {
   static const kernel_set sets[] = {
 #if PTQ_X86
+      {PTQ_ISA_AMX, "amx", ptq_conv_amx, ptq_depthwise_avx512vnni, 16, 32},
       {PTQ_ISA_AVX512VNNI, "avx512vnni", ptq_conv_avx512vnni, ptq_depthwise_avx512vnni, 16, 24},
       {PTQ_ISA_AVXVNNI, "avxvnni", ptq_conv_avxvnni, ptq_depthwise_avxvnni, 8, 24},
       {PTQ_ISA_AVX2, "avx2", ptq_conv_avx2, ptq_depthwise_avx2, 8, 24},
@@ -89,7 +90,8 @@ const char *ptq_conv_choose(const ptq_build *build, ptq_conv *c) {
   c->kernel = c->in_element == 2 ? ptq_conv_scalar_s16 : set->conv;
   c->depthwise_kernel = set->depthwise;
 #if PTQ_X86
-  if (set->isa == PTQ_ISA_AVX512VNNI && c->depthwise && c->out_channels <= 32) {
+  if (set->isa == PTQ_ISA_AMX) c->steps = (c->steps + 15) / 16 * 16; /* whole tiles */
+  if (set->isa >= PTQ_ISA_AVX512VNNI && c->depthwise && c->out_channels <= 32) {
     c->lanes = 8;
     c->depthwise_kernel = ptq_depthwise_avx512vl;
   }

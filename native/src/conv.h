@@ -114,7 +114,7 @@ void ptq_depthwise_plan(ptq_node *node, const ptq_conv *c);
 ptq_conv_kernel ptq_conv_scalar, ptq_conv_scalar_s16;
 ptq_depthwise_kernel ptq_depthwise_scalar;
 #if PTQ_X86
-ptq_conv_kernel ptq_conv_avx2, ptq_conv_avxvnni, ptq_conv_avx512vnni;
+ptq_conv_kernel ptq_conv_avx2, ptq_conv_avxvnni, ptq_conv_avx512vnni, ptq_conv_amx;
 ptq_depthwise_kernel ptq_depthwise_avx2, ptq_depthwise_avxvnni, ptq_depthwise_avx512vl,
     ptq_depthwise_avx512vnni;
 #endif

@@ -10,10 +10,12 @@
 
 /* PTQ_PORTABLE builds what other machines get. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(PTQ_PORTABLE)
-#define PTQ_X86              1
+#define PTQ_X86 1
+#ifndef PTQ_TARGET /* tests compile everything for one target and emulate what it lacks */
 #define PTQ_TARGET(features) __attribute__((target(features)))
-#define PTQ_AVX2             PTQ_TARGET("avx2")
-#define PTQ_AVX512           PTQ_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
+#endif
+#define PTQ_AVX2   PTQ_TARGET("avx2")
+#define PTQ_AVX512 PTQ_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
 #else
 #define PTQ_X86 0
 #endif

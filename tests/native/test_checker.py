@@ -39,6 +39,27 @@ def test_every_instruction_set_equals_scalar(tmp_path: Path) -> None:
     assert "20000 cases, 0 failures" in run(str(checker), "20000", "1")
 
 
+def cpu_flags() -> set[str]:
+    """What this processor can do, by Linux's names; empty where nothing tells."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()
+    return set(next((line for line in text.splitlines() if line.startswith("flags")), "").split())
+
+
+@pytest.mark.skipif(
+    not {"avx512_vnni", "avx512_vbmi", "avx512dq"} <= cpu_flags(), reason="emulation needs AVX-512"
+)
+def test_emulated_instruction_sets_equal_scalar(tmp_path: Path) -> None:
+    """AMX and AVX-VNNI kernels, their instructions replaced by others and by C."""
+    features = ["f", "bw", "vl", "dq", "vnni", "vbmi"]
+    flags = [*(f"-mavx512{feature}" for feature in features), "-O2", "-include"]
+    checker = build(tmp_path / "checker", "checker.c", *flags, str(HERE / "emulate.h"))
+    found = run(str(checker), "5000", "1")
+    assert "5000 cases, 0 failures, best instruction set amx" in found
+
+
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     checker = build(tmp_path / "checker", "checker.c", *flags)

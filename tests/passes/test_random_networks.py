@@ -13,6 +13,8 @@ from ptq_opt.ir.verify import verify
 from ptq_opt.passes import Context, Instruments, Pipeline
 from ptq_opt.passes.invariants import difference
 
+TARGET = find_target("ort-cpu")
+
 
 class Network:
     """Grows a network operator by operator, with shared values and outputs in the middle."""
@@ -88,7 +90,7 @@ class Network:
 def test_the_function_is_kept(seed: int) -> None:
     graph = Network(seed).build(4 + seed % 12)
     before, names = run(graph, 1), list(graph.output_names)
-    Pipeline("canonicalize,fold-bn").run(graph, Context(find_target("ort-cpu")), Instruments())
+    Pipeline("canonicalize,fold-bn").run(graph, Context(TARGET), Instruments())
     verify(graph)
     assert graph.output_names == names
     for a, b in zip(before[0], run(graph, 1)[0], strict=True):
@@ -99,10 +101,8 @@ def test_the_function_is_kept(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(40, 60))
 def test_a_second_run_changes_nothing(seed: int) -> None:
     graph = Network(seed).build(4 + seed % 12)
-    Pipeline("canonicalize,fold-bn").run(graph, Context(find_target("ort-cpu")), Instruments())
+    Pipeline("canonicalize,fold-bn").run(graph, Context(TARGET), Instruments())
     first = print_graph(graph)
-    reports = Pipeline("canonicalize,fold-bn").run(
-        graph, Context(find_target("ort-cpu")), Instruments()
-    )
+    reports = Pipeline("canonicalize,fold-bn").run(graph, Context(TARGET), Instruments())
     assert [report.rewritten for report in reports] == [0, 0]
     assert print_graph(graph) == first

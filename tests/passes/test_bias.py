@@ -262,7 +262,7 @@ def test_vector_of_a_layer_whose_weights_alone_are_rounded():
 ops = st.sampled_from(["conv", "depthwise", "wide", "relu", "residual", "concat", "pool", "output"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(ops, min_size=1, max_size=8), st.integers(0, 2**16))
 def test_the_mean_errors_vanish_in_random_nets(parts, seed):
     net = Net(("n", 4, 6, 6), seed)
@@ -289,7 +289,8 @@ def test_the_mean_errors_vanish_in_random_nets(parts, seed):
     layers = find_layers(graph, Report(""))
     errors = mean_errors(graph, corrected_copy(graph, samples, FLOAT_BIAS), samples, FLOAT_BIAS)
     for layer, error in zip(layers, errors, strict=True):
-        assert layer.clamp or np.abs(error).max() < 1e-3
+        result = layer.output.quant  # ties may be rounded another way
+        assert layer.clamp or (result and np.abs(error).max() < 0.1 * result.scale)
 
 
 # -- fast correction -------------------------------------------------------------------------------

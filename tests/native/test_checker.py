@@ -49,7 +49,7 @@ def cpu_flags() -> set[str]:
 
 
 @pytest.mark.skipif(
-    not {"avx512_vnni", "avx512_vbmi", "avx512dq"} <= cpu_flags(), reason="emulation needs AVX-512"
+    not {"avx512_vnni", "avx512vbmi", "avx512dq"} <= cpu_flags(), reason="emulation needs AVX-512"
 )
 def test_emulated_instruction_sets_equal_scalar(tmp_path: Path) -> None:
     """AMX and AVX-VNNI kernels, their instructions replaced by others and by C."""

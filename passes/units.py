@@ -202,7 +202,8 @@ def operations(node: Node) -> int:
     weights = node.inputs[slot]
     assert weights is not None
     if node.op == "MatMul" or node.op == "Gemm":
-        inner = (weights.shape or (16, 16))[-2 if not node.attrs.get("transB", 0) else -1]
+        shape = weights.shape or (16, 16)
+        inner = shape[-1] if node.attrs.get("transB", 0) else shape[-2:][0]  # a vector has one axis
         return 2 * elements(node.output) * (inner if isinstance(inner, int) else 16)
     per_output = elements(weights) // _channels(weights)
     base = node.output if node.op == "Conv" else node.inputs[0]

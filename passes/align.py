@@ -76,10 +76,11 @@ class Align(Pass):
     def _by_weights(self, channels: Channels, context: Context) -> Array:
         """Factors per id that make the ranges of weights alike."""
         factors = np.ones(len(channels.label))
+        weights = {linear: linear.magnitudes for linear in channels.linears}
         for _ in range(SWEEPS):
             before = factors.copy()
             for region in channels.regions:
-                made, read, place = weight_ranges(channels, region, factors)
+                made, read, place = weight_ranges(channels, region, weights, factors)
                 step = equalizing_factors(made, read, self.limit)[place]
                 factors[region.ids] = self._limited(factors[region.ids] * step)
             if np.abs(factors / before - 1).max(initial=0.0) <= SETTLED:
@@ -144,7 +145,10 @@ class Align(Pass):
         level = np.where(alive, ranges / np.median(ranges[alive]), 1.0)
         steps = [level**strength for strength in STRENGTHS]
         if not noise.target.weights.per_channel:
-            made, read, _ = weight_ranges(channels, region, factors)
+            weights = {
+                linear: linear.magnitudes for linear in (*region.producers, *region.consumers)
+            }
+            made, read, _ = weight_ranges(channels, region, weights, factors)
             steps += [equalizing_factors(first, read, self.limit) for first in (made, ranges)]
         return [self._limited(factors[region.ids] * step[place]) for step in steps]
 
@@ -153,15 +157,16 @@ class Align(Pass):
         return found
 
 
-def weight_ranges(channels: Channels, region: Region, factors: Array) -> tuple[Array, Array, Array]:
+def weight_ranges(
+    channels: Channels, region: Region, weights: Mapping[Linear, Array], factors: Array
+) -> tuple[Array, Array, Array]:
     """Largest magnitudes of the rescaled weights that make and that read each label of `region`.
 
-    Also each region id's place among the labels.
+    `weights` are `Linear.magnitudes`. Also returns each region id's place among the labels.
     """
 
     def magnitudes(linear: Linear, ids: Array) -> tuple[Array, Array]:
-        change = factors[linear.ins] / factors[linear.outs]
-        scaled = np.abs(linear.weights * change)
+        scaled = weights[linear] * (factors[linear.ins] / factors[linear.outs])
         merged = tuple(k for k, n in enumerate(ids.shape) if n == 1)
         return ids.ravel(), scaled.max(axis=merged).ravel()
 

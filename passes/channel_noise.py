@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -23,8 +22,8 @@ from ..ir.tensor import Array
 from .channel_data import ChannelData
 from .regions import Channels, Linear, Region
 
-Rule = Literal["mean-max", "min-max"]
-RULES: tuple[Rule, ...] = ("mean-max", "min-max")
+RULES = ("mean-max", "min-max")
+"""How ranges may follow from samples; methods of `ir.calibration`."""
 MULTIPLIES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators whose weights are rounded and whose sums carry errors on."""
 
@@ -76,20 +75,18 @@ class _Rows:
     """Weights as a matrix: output channels by inputs, the kernel's positions merged."""
 
     def __init__(self, linear: Linear, channels: Channels) -> None:
-        weights, axis = np.abs(linear.weights), linear.axis
+        axis = linear.axis
         kernel = tuple(k for k, n in enumerate(linear.ins.shape) if k != axis and n == 1)
-        largest = weights.max(axis=kernel, keepdims=True)
-        rows = weights.shape[axis]
+        weights = np.abs(linear.weights)
 
         def as_rows(array: Array) -> Array:
-            spread = np.broadcast_to(array, largest.shape)
-            found: Array = np.moveaxis(spread, axis, 0).reshape(rows, -1)
+            found: Array = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
             return found
 
         self.linear = linear
-        self.largest = as_rows(largest).astype(np.float64)
+        self.largest = as_rows(weights.max(axis=kernel, keepdims=True))
         self.ins, self.columns = as_rows(linear.ins), as_rows(_columns(linear, channels))
-        self.outs = linear.bias_ids[:rows]
+        self.outs = linear.bias_ids[: len(self.largest)]
         self.positions = int(np.prod([weights.shape[k] for k in kernel]))
 
     def noise(self, factors: Array, power: Array, target: Target) -> Array:
@@ -131,33 +128,34 @@ class RegionNoise:
 
         `factors` and `amounts` are per id; they are applied to the data and weights as given.
         """
-        return np.array([self._noise(rule, factors, amounts) for rule in RULES])
-
-    def _noise(self, rule: Rule, factors: Array, amounts: Array) -> float:
-        total = sum(self._rounding(v, rule, factors, amounts) for v in self.tensors)
+        total = np.zeros(len(RULES))
+        for value in self.tensors:
+            total += self._rounding(value, factors, amounts)
         for rows in self.read:
             lost = rows.noise(factors, self._power(rows.linear.source, amounts), self.target)
-            total += float(lost.sum()) / self.readers.signal[rows.linear]
+            total += lost.sum() / self.readers.signal[rows.linear]
         for rows in self.made:
             lost = rows.noise(factors, self.data[rows.linear.source].power, self.target)
-            total += float(lost @ self.readers.of[rows.outs])
+            total += lost @ self.readers.of[rows.outs]
         return total
 
     def _power(self, source: Value, amounts: Array) -> Array:
         ids = self.channels.of[source].ravel()
         return self.data[source].moved(amounts[ids]).power
 
-    def _rounding(self, value: Value, rule: Rule, factors: Array, amounts: Array) -> float:
+    def _rounding(self, value: Value, factors: Array, amounts: Array) -> Array:
         ids = self.channels.of[value].ravel()
         scale, readers = factors[ids], self.readers.of[ids]
         learned, unseen = (d[value].moved(amounts[ids]) for d in (self.learned, self.unseen))
         low, high = (learned.low / scale).min(axis=1), (learned.high / scale).max(axis=1)
-        ends = (low.mean(), high.mean()) if rule == "mean-max" else (low.min(), high.max())
-        activations = self.target.activations
-        info = grid(*ends, activations.dtype, symmetric=activations.symmetric)
         elements = unseen.elements / scale[:, None]
-        errors = np.square(info.fake(elements) - elements).mean(axis=(0, 2))
-        return float((errors * scale**2) @ readers)
+        activations = self.target.activations
+        found = []
+        for ends in ((low.mean(), high.mean()), (low.min(), high.max())):  # in order of RULES
+            info = grid(*ends, activations.dtype, symmetric=activations.symmetric)
+            errors = np.square(info.fake(elements) - elements).mean(axis=(0, 2))
+            found.append((errors * scale**2) @ readers)
+        return np.array(found)
 
 
 def worst_ratio(new: Array, old: Array) -> float:

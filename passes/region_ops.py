@@ -14,12 +14,20 @@ from math import prod
 
 import numpy as np
 
-from ..ir import Node, Value
+from ..ir import Node
 from ..ir.graph import Shape
-from ..ir.tensor import Array
-from .base import Skip, single_reader
+from .base import Skip
 from .pattern import scalar
-from .regions import Linear, Offset, Walk, float_constant
+from .region_linear import (
+    batch_normalization,
+    conv,
+    conv_transpose,
+    gemm,
+    matmul,
+    normalization,
+    padded,
+)
+from .regions import Offset, Walk, float_constant
 
 MOST_ELEMENTS = 1 << 24
 """Largest tensor (batch left out) whose reshaping is followed element by element."""
@@ -49,165 +57,20 @@ def visit(walk: Walk, node: Node) -> None:
     """Give the results of `node` their ids, and freeze what it reads where nothing may pass."""
     rule = None if node.domain or node.captures else RULES.get(node.op)
     known = {slot: walk.of[value] for slot, value in node.operands() if value in walk.of}
-    reason = f"no {'factor' if walk.kind == 'scale' else 'shift'} passes {node.op}"
-    for slot, ids in known.items():
-        if rule is None or (rule.data is not None and slot not in rule.data):
-            walk.freeze(ids, reason)
-    if rule is None or not (known or rule.starts):
+    if not known and not (rule and rule.starts):
         return
-    if walk.kind == "shift" and not (rule.shift or rule.starts):
-        skip: str | None = reason
-    else:
-        skip = None
-        try:
-            rule.visit(walk, node)
-        except Skip as declined:
-            skip = f"{node.op}: {declined}"
-    if skip is not None:
+    try:
+        if rule is None or not (walk.kind == "scale" or rule.shift or rule.starts):
+            raise Skip(f"no {'factor' if walk.kind == 'scale' else 'shift'} passes it")
+        for slot, ids in known.items():
+            if rule.data is not None and slot not in rule.data:
+                walk.freeze(ids, f"{node.op}: it takes the tensor for a parameter")
+        rule.visit(walk, node)
+    except Skip as declined:
         for ids in known.values():
-            walk.freeze(ids, skip)
+            walk.freeze(ids, f"{node.op}: {declined}")
         for value in node.outputs:
             walk.of.pop(value, None)
-
-
-# -- operators with weights ------------------------------------------------------------------------
-
-
-def conv(walk: Walk, node: Node) -> None:
-    """Weights [O, I/group, ...]; a shift of the input needs a convolution without padding."""
-    weights = float_constant(node, 1)
-    if weights is None:
-        raise Skip("its weights are not a float32 constant")
-    count, width, *kernel = weights.shape
-    group = int(node.attrs.get("group", 1))
-    rank = len(weights.shape)
-    read = walk.along(node.input(0), rank, 1, group * width)
-    if walk.kind == "shift" and _padded(node):
-        walk.freeze(read, "Conv: its zero padding would not be shifted")
-    ins = read.reshape(group, 1, width).repeat(count // group, 1) if group > 1 else read
-    ins = ins.reshape(-1, width, *(1 for _ in kernel))
-    outs = walk.fresh(node.output, (1, count, *(1 for _ in kernel))).ravel()
-    _linear(walk, node, ins, outs.reshape(-1, *(1,) * (rank - 1)), 0, outs)
-
-
-def conv_transpose(walk: Walk, node: Node) -> None:
-    """Weights [I, O/group, ...]; border sums differ, so that no shift of the input is exact."""
-    weights = float_constant(node, 1)
-    if weights is None:
-        raise Skip("its weights are not a float32 constant")
-    count, width, *kernel = weights.shape
-    group = int(node.attrs.get("group", 1))
-    ones = tuple(1 for _ in kernel)
-    read = walk.along(node.input(0), len(weights.shape), 1, count)
-    if walk.kind == "shift":
-        walk.freeze(read, "ConvTranspose: a shift would change its borders")
-    outs = walk.fresh(node.output, (1, group * width, *ones)).ravel()
-    spread = outs.reshape(group, 1, width).repeat(count // group, 1) if group > 1 else outs
-    _linear(walk, node, read.reshape(-1, 1, *ones), spread.reshape(-1, width, *ones), 1, outs)
-
-
-def gemm(walk: Walk, node: Node) -> None:
-    """Weights [K, N], or [N, K] when transposed."""
-    weights = float_constant(node, 1)
-    if weights is None or node.attrs.get("transA", 0):
-        raise Skip("its weights are not a float32 constant on the right")
-    transposed = bool(node.attrs.get("transB", 0))
-    depth, count = weights.shape[::-1] if transposed else weights.shape
-    read = walk.along(node.input(0), 2, 1, depth)
-    outs = walk.fresh(node.output, (1, count)).ravel()
-    if walk.kind == "shift" and (node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0)) != (
-        1,
-        1,
-    ):
-        for ids in (read, outs):
-            walk.freeze(ids, "Gemm: alpha or beta is not 1")
-    if transposed:
-        _linear(walk, node, read[None, :], outs[:, None], 0, outs)
-    else:
-        _linear(walk, node, read[:, None], outs[None, :], 1, outs)
-
-
-def matmul(walk: Walk, node: Node) -> None:
-    """Constant [K, N] on the right; shifts need an Add of a constant behind it to go into."""
-    weights = float_constant(node, 1)
-    if weights is None or len(weights.shape) != 2:
-        raise Skip("its right operand is not a float32 constant matrix")
-    depth, count = weights.shape
-    rank = walk.ids(node.input(0)).ndim
-    read = walk.along(node.input(0), rank, rank - 1, depth)
-    outs = walk.fresh(node.output, (*(1,) * (rank - 1), count)).ravel()
-    bias = _added(node.output) if walk.kind == "shift" else None  # else the Add is on its own
-    if walk.kind == "shift" and bias is None:
-        for ids in (read, outs):
-            walk.freeze(ids, "MatMul: no bias follows that could take the shift")
-    _linear(walk, node, read[:, None], outs[None, :], 1, outs, bias)
-
-
-def batch_normalization(walk: Walk, node: Node) -> None:
-    """Scale, bias and mean take factors of input and output; shifts only those of the output."""
-    scale = float_constant(node, 1)
-    if scale is None or float_constant(node, 3) is None or node.attrs.get("training_mode", 0):
-        raise Skip("its parameters are not float32 constants")
-    rank = walk.ids(node.input(0)).ndim
-    read = walk.along(node.input(0), rank, 1, scale.shape[0])
-    outs = walk.fresh(node.output, (1, scale.shape[0], *(1,) * (rank - 2))).ravel()
-    if walk.kind == "shift":
-        walk.freeze(read, "no shift passes BatchNormalization")
-    else:
-        walk.offsets.append(Offset(node, 3, read))
-    _linear(walk, node, read, outs, 0, outs)
-
-
-def normalization(walk: Walk, node: Node) -> None:
-    """LayerNormalization over the last axis, InstanceNormalization: their affine part begins."""
-    scale = float_constant(node, 1)
-    rank = walk.ids(node.input(0)).ndim
-    layer = node.op == "LayerNormalization"
-    if layer and node.attrs.get("axis", -1) not in (-1, rank - 1):
-        raise Skip("it normalizes more than the last axis")
-    if scale is None or len(scale.shape) != 1:
-        raise Skip("its scale is not a float32 constant")
-    axis = rank - 1 if layer else 1
-    for ids in (walk.of[v] for _, v in node.operands() if v in walk.of):
-        walk.freeze(ids, f"no factor passes {node.op}")
-    shape = [scale.shape[0] if k == axis else 1 for k in range(rank)]
-    outs = walk.fresh(node.output, shape).ravel()
-    _linear(walk, node, np.zeros_like(outs), outs, 0, outs)
-
-
-def _linear(
-    walk: Walk,
-    node: Node,
-    ins: Array,
-    outs: Array,
-    axis: int,
-    bias_ids: Array,
-    bias: tuple[Node, int] | None = None,
-) -> None:
-    """Record an operator whose bias, if it has any, is operand 2."""
-    if node.input(2) is not None and float_constant(node, 2) is None:
-        walk.freeze(outs, f"{node.op}: its bias is not a float32 constant")
-    source = node.inputs[0]
-    assert source is not None
-    where = bias or (node, 2)
-    result = where[0].output
-    walk.linears.append(Linear(node, 1, ins, outs, axis, where, bias_ids, source, result))
-
-
-def _added(value: Value) -> tuple[Node, int] | None:
-    """The Add that alone reads `value`, and the slot of its float32 constant."""
-    node = single_reader(value)
-    if node is None or not node.is_op("Add"):
-        return None
-    return next(((node, slot) for slot in (0, 1) if float_constant(node, slot)), None)
-
-
-def _padded(node: Node) -> bool:
-    auto = node.attrs.get("auto_pad", "NOTSET")
-    return auto not in ("NOTSET", "VALID") or any(node.attrs.get("pads", ()))
-
-
-# -- arithmetic ------------------------------------------------------------------------------------
 
 
 def ignore(walk: Walk, node: Node) -> None:
@@ -243,7 +106,7 @@ def add(walk: Walk, node: Node) -> None:
     walk.join(node.output, [walk.ids(value) for value in node.inputs])
 
 
-def largest(walk: Walk, node: Node) -> None:
+def share(walk: Walk, node: Node) -> None:
     """Sub, Max, Min: operands and result share factors; constants may only be 0."""
     walk.join(node.output, [walk.ids(value) for value in node.inputs if scalar(value) != 0])
 
@@ -265,7 +128,7 @@ def pool(walk: Walk, node: Node) -> None:
     if any(n > 1 for n in walk.ids(node.input(0)).shape[2:]):
         raise Skip("it mixes channels")
     counts = node.op == "AveragePool" and node.attrs.get("count_include_pad", 0)
-    if walk.kind == "shift" and (node.attrs.get("ceil_mode", 0) or (counts and _padded(node))):
+    if walk.kind == "shift" and (node.attrs.get("ceil_mode", 0) or (counts and padded(node))):
         raise Skip("its padding would not be shifted")
     keep(walk, node)
 
@@ -461,8 +324,8 @@ RULES = {
     "InstanceNormalization": Rule(normalization, starts=True),
     "LayerNormalization": Rule(normalization, starts=True),
     "MatMul": Rule(matmul, starts=True),
-    "Max": Rule(largest, None),
-    "Min": Rule(largest, None),
+    "Max": Rule(share, None),
+    "Min": Rule(share, None),
     "Mul": Rule(multiply, None),
     "PRelu": Rule(keep),
     "Pad": Rule(pad, shift=True),
@@ -473,7 +336,7 @@ RULES = {
     "SpaceToDepth": Rule(space_to_depth, shift=True),
     "Split": Rule(split, shift=True),
     "Squeeze": Rule(reshape, shift=True),
-    "Sub": Rule(largest, None),
+    "Sub": Rule(share, None),
     "Transpose": Rule(transpose, shift=True),
     "Unsqueeze": Rule(reshape, shift=True),
     **{op: Rule(pool, shift=True) for op in ("GlobalAveragePool", "GlobalMaxPool", "MaxPool")},

@@ -61,6 +61,14 @@ class Linear:
         assert value is not None
         return value.numpy()
 
+    @property
+    def magnitudes(self) -> Array:
+        """Largest magnitude of the weights for each pair of ids, axes with one id merged."""
+        sizes = zip(self.ins.shape, self.outs.shape, strict=True)
+        merged = tuple(k for k, (n, m) in enumerate(sizes) if n == m == 1)
+        found: Array = np.abs(self.weights).max(axis=merged, keepdims=True)
+        return found
+
 
 @dataclass(eq=False)
 class Offset:

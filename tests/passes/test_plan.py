@@ -54,7 +54,7 @@ def test_a_convolution_gets_three_grids() -> None:
     np.testing.assert_allclose(
         weights.scale, np.abs(operand(node, 1).numpy()).max((1, 2, 3)) / 127, rtol=1e-6
     )
-    assert (float(result.scale), int(result.zero_point)) == (pytest.approx(5.1 / 255), 0)
+    assert (float(result.scale), int(result.zero_point)) == (pytest.approx(1.25 * 5.1 / 255), 0)
     assert node.output.quant is None, "no grid between a convolution and the Relu fused to it"
     assert precisions(graph) == {"Conv": "int8", "Relu": "int8"}
 
@@ -87,7 +87,22 @@ def test_a_graph_input_is_never_clipped() -> None:
     data, result = graph.inputs[0].quant, graph.outputs[0].quant
     assert data and result
     assert float(data.scale) == pytest.approx(8 / 255)
-    assert float(result.scale) == pytest.approx(2 / 255)
+    assert float(result.scale) == pytest.approx(1.5 * 2 / 255)
+
+
+def test_results_that_floats_read_get_headroom() -> None:
+    """A score that calibration never saw above zero may rise above it on the next image."""
+    graph = net(
+        "a = Conv (x, w, b)\n c = Conv (a, w, b)\n y = Transpose <perm = [0,2,3,1]> (c)",
+        IMAGE, **conv(),
+    )  # fmt: skip
+    plan(graph, a=(-4.0, -2.0), c=(-4.0, -2.0), y=(-4.0, -2.0))
+    inner, outer, moved = (graph.find(name).quant for name in "acy")
+    assert inner and outer
+    assert float(inner.range[1]) == 0.0
+    assert float(outer.range[1]) == pytest.approx(1.0, abs=0.02)
+    assert float(outer.range[0]) == pytest.approx(-5.0, abs=0.02)
+    assert moved is outer
 
 
 def test_data_movers_share_the_grid_of_what_they_move() -> None:

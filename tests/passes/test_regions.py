@@ -16,7 +16,7 @@ from ptq_opt.passes.invariants import difference
 from ptq_opt.passes.regions import Kind, find_channels
 from ptq_opt.passes.rescale import propagate, rescale, shift
 
-TRUE, THREE = np.array(True), np.array([0, 0, 1, 1, 0, 0, 1, 1])
+TRUE, AROUND = np.array(True), np.array([0, 0, 1, 1, 0, 0, 1, 1])
 
 
 def disturb(graph: Graph, kind: Kind, seed: int = 0) -> int:
@@ -70,7 +70,7 @@ KEEPS_FACTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "average-pool": ("m = AveragePool <kernel_shape = [3,3], pads = [1,1,1,1]> (c)", {}),
     "global-pool": ("m = GlobalAveragePool (c)", {}),
     "reduce": ("m = ReduceMax <axes = [2, 3]> (c)", {}),
-    "pad": ("m = Pad (c, pads)", {"pads": THREE}),
+    "pad": ("m = Pad (c, pads)", {"pads": AROUND}),
     "resize": (
         "m = Resize <mode = \"linear\"> (c, , scales)",
         {"scales": np.array([1, 1, 2, 2], np.float32)},
@@ -91,7 +91,8 @@ KEEPS_FACTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "twice-the-same": ("m = Add (c, c)", {}),
     "broadcast": ("e = Conv (x, u)\nm = Add (c, e)", {"u": noise(1, 4, 1, 1)}),
     "shuffle": ("r = Reshape (c, s5)\nt = Transpose <perm = [0,2,1,3,4]> (r)\n"
-                "m = Reshape (t, s4)", {"s5": np.array([1, 2, 4, 6, 6]), "s4": np.array([1, 8, 6, 6])}),
+                "m = Reshape (t, s4)",
+                {"s5": np.array([1, 2, 4, 6, 6]), "s4": np.array([1, 8, 6, 6])}),
     "squeezed": ("g = GlobalAveragePool (c)\ns = Squeeze (g, axes)\nr = Relu (s)\n"
                  "m = Unsqueeze (r, axes)", {"axes": SPATIAL}),
     "shape": ("s = Shape (c)\nm = Reshape (c, s)", {}),
@@ -115,7 +116,8 @@ NEW_CHANNELS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "gather": ("m = Gather <axis = 1> (c, picks)", 3, {"picks": np.array([7, 0, 7])}),
     "concat": ("e = Conv (x, u)\nm = Concat <axis = 1> (e, c)", 11, {"u": noise(3, 4, 1, 1)}),
     "concat-with-input": ("m = Concat <axis = 1> (c, x)", 12, {}),
-    "concat-of-rows": ("e = Conv (x, u)\nm = Concat <axis = 2> (c, e)", 8, {"u": noise(8, 4, 1, 1)}),
+    "concat-of-rows": ("e = Conv (x, u)\nm = Concat <axis = 2> (c, e)", 8,
+                       {"u": noise(8, 4, 1, 1)}),
     "depth-to-space": ("m = DepthToSpace <blocksize = 2> (c)", 2, {}),
     "depth-to-space-crd": ('m = DepthToSpace <blocksize = 2, mode = "CRD"> (c)', 2, {}),
     "space-to-depth": ("m = SpaceToDepth <blocksize = 2> (c)", 32, {}),
@@ -196,7 +198,7 @@ FREEZES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "relu6-as-min-max": ("n = Relu (c)\nm = Min (n, six)", "keeps its scale",
                          {"six": np.float32(6)}),
     "pad-with-ones": ("m = Pad (c, pads, one)", "pads with a constant",
-                      {"pads": THREE, "one": np.float32(1)}),
+                      {"pads": AROUND, "one": np.float32(1)}),
     "added-input": ("i = Concat <axis = 1> (x, x)\nm = Add (c, i)", "keeps its scale", {}),
     "product": ("n = Relu (c)\nm = Mul (c, n)", "one operand", {}),
     "softmax": ("m = Softmax <axis = 1> (c)", "Softmax: no factor", {}),
@@ -238,7 +240,7 @@ def test_custom_operators_end_factors() -> None:
         "c = Conv (x, w)\nm = other.Relu (c)\ny = Conv (m, v)",
         w=noise(8, 4, 1, 1), v=noise(3, 8, 1, 1),
     )  # fmt: skip
-    assert [r for _, r in find_channels(graph, "scale").frozen][0] == "Relu: no factor passes it"
+    assert "Relu: no factor passes it" in [r for _, r in find_channels(graph, "scale").frozen]
 
 
 def test_weights_that_can_be_overridden_stay() -> None:
@@ -282,8 +284,9 @@ SHIFT_BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "squeezed": ("g = GlobalAveragePool (c)\ns = Squeeze (g, axes)\nm = Unsqueeze (s, axes)",
                  {"axes": SPATIAL}),
     "reduce-mean": ("m = ReduceMean <axes = [2, 3]> (c)", {}),
-    "edge-pad": ('m = Pad <mode = "edge"> (c, pads)', {"pads": THREE}),
-    "average-pool-inside": ("m = AveragePool <kernel_shape = [3,3], count_include_pad = 1> (c)", {}),
+    "edge-pad": ('m = Pad <mode = "edge"> (c, pads)', {"pads": AROUND}),
+    "average-pool-inside": ("m = AveragePool <kernel_shape = [3,3], count_include_pad = 1> (c)",
+                            {}),
     "pooled-pads": ("m = AveragePool <kernel_shape = [3,3], pads = [1,1,1,1]> (c)", {}),
     "sum": ("e = Conv (x, u)\nn = Add (c, e)\nf = Conv (n, t)\nm = Add (n, f)",
             {"u": noise(8, 4, 1, 1), "t": noise(8, 8, 1, 1)}),
@@ -312,9 +315,7 @@ def test_shifts_end(case: str) -> None:
 def test_padding_that_counts_ends_shifts() -> None:
     pool = "AveragePool <kernel_shape = [3,3], pads = [1,1,1,1], count_include_pad = 1>"
     graph = between(f"m = {pool} (c)")
-    assert reasons(graph, "shift") == ["AveragePool: its padding would not be shifted"] + [
-        "the graph returns the tensor"
-    ]
+    assert "AveragePool: its padding would not be shifted" in reasons(graph, "shift")
 
 
 @pytest.mark.parametrize("attrs", ["<pads = [1,1,1,1]>", '<auto_pad = "SAME_UPPER">'])
@@ -395,7 +396,9 @@ class Network:
             "conv": lambda: self.conv(x),
             "shared": lambda: self.op("Conv", x, self.shared, pads=[1, 1, 1, 1]),
             "gate": lambda: self.op("Mul", x, self.op("Sigmoid", z)),
-            "unary": lambda: self.op(self.pick("Relu", "LeakyRelu", "Sigmoid", "Neg", "Identity"), x),
+            "unary": lambda: self.op(
+                self.pick("Relu", "LeakyRelu", "Sigmoid", "Neg", "Identity"), x
+            ),
             "prelu": lambda: self.op("PRelu", x, self.noise(4, 1, 1)),
             "pool": lambda: self.op(self.pick("MaxPool", "AveragePool"), x, **same),
             "binary": lambda: self.op(self.pick("Add", "Add", "Sub", "Max"), x, z),

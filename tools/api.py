@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..ir import Graph, UsageError, load, save
+from ..ir import DataError, Graph, PtqError, UsageError, load, save
 from ..ir.evaluate import THREADS
 from ..ir.samples import Samples, open_samples, random_samples
 from ..ir.target import DEFAULT as DEFAULT_TARGET
@@ -143,36 +143,47 @@ def quantize(
         raise UsageError(f"samples must be at least 1, not {samples}")
     pipeline, goal = Pipeline(passes), find_target(target)
     facts = {fact for step in pipeline.resolve() for fact in step.run.establishes}
-    patterns = (*exclude, *(f"^{re.escape(name)}$" for name in nodes_to_exclude))
+    context = Context(goal, seed=seed, progress=progress)
+    context.exclude = (*exclude, *(f"^{re.escape(name)}$" for name in nodes_to_exclude))
     with progress("load", None):
         graph = load(model)
-        check_exclude(graph, patterns)
+        check_exclude(graph, context.exclude)
         if "quantized" in facts:
             check_source(graph)
     report = Report(_describe(model, "model in memory"), goal.name, pipeline.spec, seed=seed)
     size, nodes = weight_bytes(graph), len(graph)
-    context = Context(goal, seed=seed, progress=progress, exclude=patterns)
     with ExitStack() as stack:
         stack.callback(THREADS.reset, THREADS.set(threads))
         reference = None
-        report.fidelity = Fidelity(missing="there are no samples")
         if data is not None or "ranges" in facts:
             found = Data.open(data, graph, samples, seed)
             stack.callback(found.learn.close)
             context.samples = found.learn
             report.data, report.samples = found.source, len(found.learn)
             with progress("run in float", None):
-                reference = Reference(graph, found.judge, found.unseen)
+                reference = _run_in_float(graph, found, made_up=data is None)
         report.passes = pipeline.run(graph, context, _remembering(instruments, reference))
-        if reference is not None:
-            with progress("compare with float", None):
-                report.fidelity = reference.compare(graph)
+        with progress("compare with float", None):
+            none = Fidelity(missing="there are no samples")
+            report.fidelity = reference.compare(graph) if reference else none
     report.decisions = [Decision(**entry) for entry in context.results.get("plan", ())]
     report.conversions = conversions(graph)
     report.weight_bytes, report.nodes = (size, weight_bytes(graph)), (nodes, len(graph))
     report.warnings = _warnings(report, made_up=data is None)
     report.seconds = time.perf_counter() - start
     return Result(graph, report)
+
+
+def _run_in_float(graph: Graph, data: Data, *, made_up: bool) -> Reference:
+    """Run the source model; what fails on made-up samples may be their fault."""
+    try:
+        return Reference(graph, data.judge, data.unseen)
+    except PtqError as error:
+        if not made_up:
+            raise
+        raise DataError(
+            f"made-up samples do not suit the model: {error}; give --data (or data=...)"
+        ) from error
 
 
 def _remembering(instruments: Instruments | None, reference: Reference | None) -> Instruments:

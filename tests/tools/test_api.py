@@ -194,3 +194,16 @@ def test_custom_operators_are_kept_and_reported(
     assert strange.op_type == "Strange"
     assert result.report.counts()["Conv"] == (2, 2)
     assert "'y' depends on Strange 'strange'" in result.report.fidelity.missing
+
+
+def test_models_that_noise_does_not_suit_need_data() -> None:
+    """A shape among the inputs, for example."""
+    text = """
+    <ir_version: 8, opset_import: ["": 17]>
+    reshape (float[4] x, int64[2] shape) => (float[n, m] y) { y = Reshape (x, shape) }
+    """
+    model = onnx.parser.parse_model(text)
+    with pytest.raises(DataError, match=r"made-up samples do not suit.*Reshape 'y'.*give --data"):
+        quantize(model)
+    feeds = {"x": np.ones(4, np.float32), "shape": np.array([2, 2])}
+    assert quantize(model, [feeds]).report.fidelity.outputs[0].sqnr_db == 120

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ..ir import Graph
 from ..ir.shapes import infer
 from .base import Context, Pass
-from .canonical import activations, arithmetic, constants, defaults, linear, noops
+from .canonical import activations, arithmetic, constants, defaults, linear, noops, relu
 from .canonical.masks import clip_masks
 from .driver import apply
 from .opset import raise_opset
@@ -18,6 +18,7 @@ RULES = (
     *constants.RULES,
     *defaults.RULES,
     *activations.RULES,
+    *relu.RULES,
     *linear.RULES,
     *arithmetic.RULES,
 )

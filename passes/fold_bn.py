@@ -11,6 +11,7 @@ from ..ir import Graph, Node, Value
 from ..ir.tensor import Array
 from .absorb import absorb_after, absorb_before, spread
 from .base import Context, Pass, Skip, single_reader
+from .canonical import relu
 from .canonical.arithmetic import collapse
 from .driver import Rewriter, Rule, apply
 from .linear_weights import LINEAR, is_constant_float
@@ -43,7 +44,9 @@ class FoldBatchNorm(Pass):
             Rule("fold-forwards", ("Mul", "Add"), forwards),
             Rule("factor-over-sum", ("Add",), self._factor_over_sum),
             Rule("sum-after-pooling", ("MaxPool",), sum_after_pooling),
+            # what could not be done while a normalization stood between
             Rule("collapse", ("Mul", "Add"), collapse),
+            *relu.RULES,
         ]
         apply(graph, rules, context.report)
 

@@ -7,7 +7,6 @@ import numpy as np
 from ...ir import DType, Node, Value
 from ..base import single_reader
 from ..driver import Rewriter, Rule
-from ..pattern import scalar
 
 ALONE = ("Concat", "Max", "Mean", "Min", "Sum")
 
@@ -139,22 +138,8 @@ def _inner(node: Node) -> Node | None:
     return inner
 
 
-def relu_twice(node: Node, rw: Rewriter) -> bool:
-    """Relu of a value that is never negative."""
-    data = node.inputs[0]
-    producer = data.producer if data is not None else None
-    if data is None or producer is None:
-        return False
-    low = scalar(producer.input(1)) if producer.is_op("Clip") else None
-    if not producer.is_op("Relu", "Sigmoid", "Softmax") and not (low is not None and low >= 0):
-        return False
-    rw.replace(node.output, data)
-    return True
-
-
 RULES = (
     Rule("no-op", ("Identity", *_CHANGES_NOTHING), bypass),
     Rule("transpose-transpose", ("Transpose",), merge_transposes),
     Rule("reshape-reshape", ("Reshape",), merge_reshapes),
-    Rule("relu-of-nonnegative", ("Relu",), relu_twice),
 )

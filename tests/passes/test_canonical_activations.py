@@ -82,6 +82,59 @@ def test_integers_are_not_clipped() -> None:
     assert ops(graph) == ["Min"]
 
 
+# -- Relu ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "a = Relu(x)",
+        "a = Sigmoid(x)",
+        "a = Softmax(x)",
+        "a = Clip(x, half, six)",
+        "b = Relu(x)\n a = AveragePool <kernel_shape = [2,2]> (b)",
+        "b = Relu(x)\n e = Sigmoid(x)\n d = Concat <axis = 1> (b, e)\n a = Flatten(d)",
+    ],
+)
+def test_relu_of_what_is_never_negative(body: str) -> None:
+    graph = canonical(f"{body}\n y = Relu(a)")
+    assert len(graph) == len(body.split("\n"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "a = Clip(x, minus, six)\n b = Neg(a)",
+        "a = Relu(x)\n b = Neg(a)",
+        "a = Relu(x)\n b = Concat <axis = 1> (a, x)",
+        "a = Relu(x)\n b = Sub(a, one)",
+    ],
+)
+def test_relu_of_what_may_be_negative_stays(body: str) -> None:
+    assert ops(canonical(f"{body}\n y = Relu(b)"))[-1] == "Relu"
+
+
+def test_relu_goes_into_the_branches_of_a_concat() -> None:
+    body = (
+        "r = Relu(x)\n p = AveragePool <kernel_shape = [1,1]> (r)\n q = Conv(r, w)\n"
+        "d = Concat <axis = 1> (p, q)\n y = Relu(d)"
+    )
+    graph = canonical(body, w=noise(2, 4, 1, 1))
+    assert ops(graph) == ["Relu", "AveragePool", "Conv", "Relu", "Concat"]
+    assert operand(only(graph, "Concat"), 0).producer is only(graph, "AveragePool")
+
+
+@pytest.mark.parametrize(
+    ("branch", "outputs"),
+    [("n = Neg(x)", "float[] y"), ("n = Conv(x, w)", "float[] y, float[] n")],
+)
+def test_relu_stays_behind_a_concat_when_a_branch_cannot_take_it(branch: str, outputs: str) -> None:
+    body = f"{branch}\n c = Conv(x, w)\n d = Concat <axis = 1> (n, c)\n y = Relu(d)"
+    graph = net(body, outputs=outputs, w=noise(2, 4, 1, 1))
+    apply(Canonicalize(), graph)
+    assert ops(graph)[-2:] == ["Concat", "Relu"]
+
+
 # -- hard swish ------------------------------------------------------------------------------------
 
 HARD_SWISH = [

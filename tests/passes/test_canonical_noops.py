@@ -167,12 +167,6 @@ def test_a_reshape_of_dynamic_sizes_to_the_same_sizes() -> None:
     assert ops(graph) == ["Neg"]
 
 
-@pytest.mark.parametrize("op", ["Relu(x)", "Sigmoid(x)", "Clip(x, zero)", "Softmax(x)"])
-def test_relu_of_what_is_never_negative(op: str) -> None:
-    graph = net(f"a = {op}\n y = Relu(a)", zero=np.float32(0))
-    assert len(canonical(graph)) == 1
-
-
 def test_dead_operators_go() -> None:
     graph = net("a = Neg(x)\n b = Exp(a)\n y = Abs(x)")
     assert ops(canonical(graph)) == ["Abs"]

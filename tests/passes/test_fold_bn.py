@@ -229,6 +229,14 @@ def test_normalization_after_concat_goes_into_each_branch() -> None:
     assert ops(folded(graph)) == ["Conv", "Conv", "Relu", "Concat"]
 
 
+def test_relu_after_concat_follows_the_normalization_into_the_branches() -> None:
+    graph = net(
+        f"r = Relu(x)\n c = Conv(r, w)\n b = {BN}\n a = Concat <axis = 1> (b, r)\n y = Relu(a)",
+        w=noise(2, 4, 1, 1), **normalization(2),
+    )  # fmt: skip
+    assert ops(folded(graph)) == ["Relu", "Conv", "Relu", "Concat"]
+
+
 def test_normalization_after_concat_stays_when_a_branch_is_read_elsewhere() -> None:
     graph = net(
         "a = Conv(x, w)\n b = Conv(x, v)\n c = Concat <axis = 1> (a, b)\n"

@@ -135,11 +135,15 @@ def find_layers(graph: Graph, report: Report) -> list[Layer]:
 
 
 def last_layers(graph: Graph, layers: Sequence[Layer]) -> list[Layer]:
-    """The layers from which no path leads to another one, those that are outputs left out."""
+    """The layers from which no path of floats leads to another, those that are outputs left out.
+
+    Integers (indices, counts, shapes) are no path: an error changes them wholly or not at all.
+    """
     nodes = {layer.node for layer in layers}
     before: set[Node] = set()
     for node in reversed(graph.order()):
-        if any(after in nodes or after in before for after in graph.nx.succ[node]):
+        real = [v for v in node.outputs if v.dtype is None or v.dtype.is_float]
+        if any(after in nodes or after in before for v in real for after in v.consumers):
             before.add(node)
     return [x for x in layers if x.adder not in before and not x.output.is_output]
 

@@ -538,6 +538,21 @@ def test_layers_that_lead_to_no_other_are_last():
     assert last_layers(graph, layers) == [layers[-1]]
 
 
+def test_integers_end_a_path():
+    net = Net(("n", 4))
+    x = net.add("Gemm", net.x, net.random(4, 6))
+    x.dtype, x.shape = DType.FLOAT, ("n", 6)
+    best = net.add("ArgMax", x, axis=1)
+    best.dtype, best.shape = DType.INT64, ("n", 1)
+    place = net.add("Cast", best, to=1)
+    place.dtype, place.shape = DType.FLOAT, ("n", 1)
+    y = net.add("Gemm", place, net.random(1, 2))
+    y.dtype, y.shape = DType.FLOAT, ("n", 2)
+    graph = net.done(net.like("Relu", y))
+    layers = find_layers(graph, Report(""))
+    assert [layer.output for layer in last_layers(graph, layers)] == [x, y]
+
+
 def test_a_bias_that_two_layers_share_becomes_two():
     net = Net()
     x = net.conv(net.x, 3, 1)

@@ -71,6 +71,7 @@ struct ptq_conv {
   int32_t steps; /* k / 4, rounded up */
   size_t in_element, out_element;
   int32_t weight_zero, in_zero;
+  bool pointwise; /* output pixel i reads input pixel i alone */
   bool columns;   /* depthwise with three rows: taps go column by column, four to each */
   bool depthwise; /* then groups = 1 here, and weights are [taps / 4][width][4 taps] */
   ptq_accumulate accumulate;

@@ -41,8 +41,9 @@ PTQ_INLINE PTQ_AVX512 __m512i broadcast4(const uint8_t *x) {
         } \
       } \
     } \
+    const ptq_epilogue_512 e = ptq_load_epilogue_512(c, panel, parameter, N); \
     _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) \
-        ptq_store_512(c, p, panel, parameter, acc[i], N, y[i], r[i]); \
+        ptq_store_512(&e, c, p, panel, parameter, acc[i], N, y[i], r[i]); \
   }
 
 TILE(1, 1)

@@ -188,6 +188,9 @@ ptq_status ptq_conv_geometry(const ptq_build *build, const ptq_node *node, ptq_c
     if (merge) c->k *= w.kernel[2];
     c->steps = (c->k + 3) / 4;
     status = plain_phase(build, c, &w, merge);
+    c->pointwise = c->phases->taps == 1 && inside(c, &w);
+    for (int32_t i = 0; i < 3; i++)
+      if (c->in_dims[i] != c->out_dims[i]) c->pointwise = false;
     return status == PTQ_OK ? find_interior(build, c, c->phases) : status;
   }
   c->steps = (c->k + 3) / 4;
@@ -219,6 +222,13 @@ void ptq_conv_pointers(const ptq_conv *c, const ptq_phase *p, int32_t group, int
   const int64_t pixel = (int64_t)c->in_channels * (int64_t)c->in_element;
   const int64_t image = pixel * c->in_dims[0] * c->in_dims[1] * c->in_dims[2];
   x += (int64_t)group * c->group_in * (int64_t)c->in_element;
+  if (c->pointwise) {
+    for (int32_t i = 0; i < count; i++) {
+      rows[i] = x + (row + i) * pixel;
+      pixels[i] = row + i;
+    }
+    return;
+  }
   int64_t n = row, at[3];
   for (int32_t d = 2; d >= 0; d--) {
     at[d] = n % p->count[d];

@@ -46,7 +46,7 @@ static ptq_status pack_phase(const ptq_build *build, const ptq_node *node, ptq_c
       for (int32_t position = 0; position < panel->width; position++) {
         int32_t channel = ptq_panel_channel(panel->width, c->lanes, position);
         if (channel >= panel->valid) continue;
-        int64_t o = (int64_t)g * c->group_out + panel->first + channel, sum = 0;
+        int64_t o = (int64_t)g * c->group_out + panel->first + channel, sum = 0, reach = 0;
         for (int64_t j = 0; j < inner; j++) {
           int64_t t = c->depthwise ? j : j / (c->steps * 4),
                   k = c->depthwise ? 0 : j % (c->steps * 4);
@@ -54,11 +54,15 @@ static ptq_status pack_phase(const ptq_build *build, const ptq_node *node, ptq_c
           int32_t value = weight_at(w, (o * total_taps + p->place[t]) * c->k + k);
           to[(j / 4 * panel->width + position) * 4 + j % 4] = (int8_t)value;
           sum += value - c->weight_zero;
+          reach += abs(value) * 255;
         }
         int64_t b = bias ? ((const int32_t *)(const void *)bias->data)[o] : 0;
         b -= sum * c->in_zero;
         PTQ_REQUIRE(b >= INT32_MIN && b <= INT32_MAX, "the bias of channel %d overflows", (int)o);
-        p->bias[g * c->group_parameters + panel->parameter + position] = (int32_t)b;
+        const int64_t at = g * c->group_parameters + panel->parameter + position;
+        p->bias[at] = (int32_t)b;
+        /* Vector kernels convert to integers before they clamp, which wraps beyond 2^31. */
+        if ((double)(reach + llabs(b)) * (double)c->real[at] > 2e9) c->epilogue.direct = false;
       }
     }
   return PTQ_OK;

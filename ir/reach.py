@@ -1,10 +1,12 @@
-"""Which values ONNX Runtime can compute: custom operators it does not have are in the way."""
+"""Which values have no range to learn: custom operators or infinite constants are in the way."""
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 
 from .graph import Graph, Node, Value
+from .tensor import Tensor
 
 BUILT_IN = ("ai.onnx.ml", "ai.onnx.preview.training", "ai.onnx.training")
 VENDORS = ("com.microsoft", "com.ms.")
@@ -32,3 +34,28 @@ def is_unknown(node: Node, graph: Graph) -> bool:
     if node.domain.startswith(VENDORS):
         return False
     return node.domain not in ("", *BUILT_IN) or not onnx.defs.has(node.op, node.domain)
+
+
+BOUNDED = {
+    *("Clip", "Erf", "Exp", "HardSigmoid", "Max", "MaxPool", "GlobalMaxPool", "Min", "ReduceMax"),
+    *("ReduceMin", "Sigmoid", "Sign", "Softmax", "Softplus", "Softsign", "Tanh"),
+}
+"""Operators behind which a mask of -inf is gone (a Softmax), or that take infinity as a bound."""
+
+
+def infinite(graph: Graph) -> set[Value]:
+    """Computed values that hold infinity because a constant does: masks, padding before MaxPool."""
+    found: set[Value] = set()
+    for node in graph:
+        if node.is_op(*BOUNDED):
+            continue
+        constants = [value.const for _, value in node.operands() if value.const is not None]
+        constants += [given for given in node.attrs.values() if isinstance(given, Tensor)]
+        if any(value in found for _, value in node.operands()) or any(map(has_infinity, constants)):
+            found.update(v for v in node.outputs if v.dtype is None or v.dtype.is_float)
+    return found
+
+
+def has_infinity(tensor: Tensor) -> bool:
+    """True when an element of a floating point tensor is infinite."""
+    return tensor.dtype.is_float and bool(np.isinf(tensor.numpy().astype(np.float32)).any())

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from ..ir import Graph, Value, shapes
 from ..ir.calibration import calibrate
-from ..ir.reach import out_of_reach
+from ..ir.reach import infinite, out_of_reach
 from .base import Context, Pass, examples
 from .ranges import choose, judges
 from .units import data_inputs, find_units
@@ -40,11 +40,7 @@ class Calibrate(Pass):
         """Fill `context.calibration`."""
         shapes.infer(graph)
         samples = context.need_samples(self.name).head(self.samples)
-        hidden = out_of_reach(graph)
-        values = [value for value in observed(graph, context) if value not in hidden]
-        if hidden:
-            culprits = examples(dict.fromkeys(node.label for node in hidden.values()))
-            context.report.note(f"ONNX Runtime does not have {culprits}: what follows stays float")
+        values = with_range(graph, observed(graph, context), context)
         with context.progress("calibrating", len(samples)) as advance:
             method = "mean-max" if self.method == "auto" else self.method
             known = calibrate(graph, samples, values, method=method, progress=advance)
@@ -55,6 +51,18 @@ class Calibrate(Pass):
             known = trial.calibration
             context.report.note(f"extremes up to {trial.limit} times their mean, else the mean")
         context.calibration = known
+
+
+def with_range(graph: Graph, values: list[Value], context: Context) -> list[Value]:
+    """Those of `values` that can be computed and are finite; notes tell about the others."""
+    hidden, endless = out_of_reach(graph), infinite(graph)
+    if hidden:
+        culprits = examples(dict.fromkeys(node.label for node in hidden.values()))
+        context.report.note(f"ONNX Runtime does not have {culprits}: what follows stays float")
+    masked = [value.name for value in values if value in endless]
+    if masked:
+        context.report.note(f"infinite by a mask, stays float: {examples(masked)}")
+    return [value for value in values if value not in hidden and value not in endless]
 
 
 def observed(graph: Graph, context: Context) -> list[Value]:

@@ -1,11 +1,11 @@
-"""What depends on custom operators is told from what does not."""
+"""Values without a range: those behind custom operators, and masks."""
 
 import onnx
 import pytest
 
-from ptq_opt.ir import load
+from ptq_opt.ir import load, shapes
 from ptq_opt.ir.evaluate import Runner
-from ptq_opt.ir.reach import out_of_reach
+from ptq_opt.ir.reach import infinite, out_of_reach
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17, "com.microsoft": 1, "mine": 1, "own": 1]>
@@ -44,3 +44,27 @@ def test_a_body_can_hold_one() -> None:
 
 def test_nothing_to_fetch_is_nothing_to_run() -> None:
     assert Runner(load(onnx.parser.parse_model(TEXT % "mine.Strange")), []).run({}) == []
+
+
+MASKED = """
+<ir_version: 8, opset_import: ["": 17]>
+attention (float[2, 4] scores, bool[2, 4] keep, float[4] x) => (float[2, 4] p, float[2, 4] f)
+<float low = {-inf}, float one = {1.0}>
+{
+    shape = Shape (scores)
+    rows = ConstantOfShape <value: tensor = float[1] {-inf}> (shape)
+    mask = Where (keep, one, low)
+    cut = Add (scores, mask)
+    more = Add (cut, rows)
+    p = Softmax (more)
+    top = Max (x, low)
+    f = Add (p, top)
+    n = Equal (mask, cut)
+}
+"""
+
+
+def test_masks_are_infinite_up_to_the_softmax() -> None:
+    graph = load(onnx.parser.parse_model(MASKED))
+    shapes.infer(graph)
+    assert {value.name for value in infinite(graph)} == {"rows", "mask", "cut", "more"}

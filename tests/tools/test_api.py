@@ -207,3 +207,21 @@ def test_models_that_noise_does_not_suit_need_data() -> None:
         quantize(model)
     feeds = {"x": np.ones(4, np.float32), "shape": np.array([2, 2])}
     assert quantize(model, [feeds]).report.fidelity.outputs[0].sqnr_db == 120
+
+
+def test_masks_of_infinity_stay_in_float() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["": 17]>
+    masked (float[n, n] x, bool[n, n] keep) => (float[n, n] y) <float zero = {0.0}>
+    {
+        shape = Shape (x)
+        low = ConstantOfShape <value: tensor = float[1] {-inf}> (shape)
+        mask = Where (keep, zero, low)
+        scores = Add (x, mask)
+        y = Softmax (scores)
+    }
+    """
+    feeds = {"x": np.zeros((9, 9), np.float32), "keep": np.tri(9, dtype=bool)}
+    report = quantize(onnx.parser.parse_model(text), [feeds]).report
+    assert any("infinite by a mask" in note for done in report.passes for note in done.notes)
+    assert report.fidelity.outputs[0].sqnr_db > 40

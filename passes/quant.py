@@ -9,33 +9,48 @@ import numpy as np
 
 from ..ir import DType, Graph, Node, QuantInfo, Tensor, Value
 from ..ir.target import Target
-from .base import Context, Pass, PassError
+from .base import Context, Pass
+from .opset import raise_opset
+from .qoperator import write_qoperator
 from .units import bias_slot, data_inputs, weight_slot
 
 MINIMUM_OPSET = 13
 """The first whose QuantizeLinear and DequantizeLinear know channels."""
+RECENT_OPSET = 21
+"""The first that knows 4 and 16 bits, and blocks."""
+BYTES = (DType.UINT8, DType.INT8)
 
 
 @dataclass(frozen=True)
 class Quantize(Pass):
-    """Store planned tensors as integers, between QuantizeLinear and DequantizeLinear nodes."""
+    """Store planned tensors as integers, between QuantizeLinear and DequantizeLinear nodes.
+
+    Attributes:
+        format: `qdq`, or `qoperator`: integer operators (QLinearConv, and ONNX Runtime's own for
+            what the standard lacks) wherever an operator reads and returns integers.
+    """
 
     name: ClassVar[str] = "quant"
     requires: ClassVar[tuple[str, ...]] = ("plan", "filters")
     establishes: ClassVar[tuple[str, ...]] = ("quantized",)
     invalidates: ClassVar[tuple[str, ...]] = ("clean",)
 
-    format: Literal["qdq"] = "qdq"
+    format: Literal["qdq", "qoperator"] = "qdq"
 
     def run(self, graph: Graph, context: Context) -> None:
         """Rewrite the graph."""
-        if graph.info.opset < MINIMUM_OPSET:
-            raise PassError(
-                f"the model has opset {graph.info.opset}, quantized files need {MINIMUM_OPSET}: "
-                "run 'canonicalize' before 'quant'"
-            )
-        graph.info.ir_version = max(graph.info.ir_version, 7)
+        raise_opset(graph, max(needed_opset(graph), context.target.opset))
         context.report.rewritten = write_qdq(graph, context.target)
+        if self.format == "qoperator":
+            merged = write_qoperator(graph, context.target)
+            context.report.note(f"{merged} operators read and return integers")
+
+
+def needed_opset(graph: Graph) -> int:
+    """The first version of the standard operators that can express the graph's grids."""
+    grids = [value.quant for value in graph.values() if value.quant is not None]
+    recent = any(info.block or info.dtype not in BYTES for info in grids)
+    return RECENT_OPSET if recent else MINIMUM_OPSET
 
 
 def write_qdq(graph: Graph, target: Target) -> int:

@@ -1,7 +1,6 @@
 """What a plan looks like written out, and that ONNX Runtime computes what it says."""
 
 import numpy as np
-import pytest
 from rewriting import net, noise, operand, ops
 
 from ptq_opt.ir import DType, Graph, Value, grid, save
@@ -9,7 +8,7 @@ from ptq_opt.ir.evaluate import Runner
 from ptq_opt.ir.samples import random_samples
 from ptq_opt.ir.target import find_target
 from ptq_opt.ir.verify import verify
-from ptq_opt.passes import Context, PassError
+from ptq_opt.passes import Context
 from ptq_opt.passes.quant import Quantize, bias_grid, write_qdq
 
 TARGET = find_target("ort-cpu")
@@ -165,13 +164,88 @@ def test_a_target_may_keep_biases_in_float() -> None:
     assert operand(conv, 2).is_constant
 
 
-def test_an_old_opset_is_refused_with_the_cure() -> None:
+def test_the_opset_rises_to_what_the_grids_need() -> None:
     graph = net("y = Relu(x)", opset=11)
-    with pytest.raises(PassError, match="run 'canonicalize' before 'quant'"):
-        Quantize().run(graph, Context(TARGET))
+    Quantize().run(graph, Context(TARGET))
+    assert graph.info.opset == 13
+    graph = convolution()
+    graph.inputs[0].quant = grid(-3, 3, DType.UINT16)
+    Quantize().run(graph, Context(TARGET))
+    assert graph.info.opset == 21
 
 
 def test_a_plan_without_integers_changes_nothing() -> None:
     graph = net("y = Relu(x)")
     write_qdq(graph, TARGET)
     assert ops(graph) == ["Relu"]
+
+
+EVERYTHING = """
+c = Conv <pads = [1,1,1,1]> (x, w, b)
+r = Relu(c)
+d = Conv (x, v)
+m = MaxPool <kernel_shape = [3,3], pads = [1,1,1,1], strides = [1,1]> (r)
+a = Add(m, r)
+s = Sigmoid(a)
+k = Concat <axis = 1> (a, s)
+p = AveragePool <kernel_shape = [2,2], strides = [2,2]> (k)
+l = LeakyRelu(p)
+q = GlobalAveragePool(l)
+u = Mul(l, q)
+f = Flatten(q)
+g = Gemm <transB = 1> (f, h, e)
+y = MatMul(g, n)
+"""
+
+
+def everything() -> Graph:
+    graph = net(
+        EVERYTHING, outputs="float[] y, float[] u", w=noise(4, 4, 3, 3), b=noise(4),
+        v=noise(4, 4, 1, 1), h=noise(6, 8), e=noise(6), n=noise(6, 3),
+    )  # fmt: skip
+    for node in graph:
+        node.precision = "int8"
+        for value in [*node.outputs, *(v for v in node.inputs if v is not None)]:
+            if value.const is None and value.name != "c":
+                low = 0 if value.name in ("r", "m", "s") else -6
+                value.quant = grid(low, 6, DType.UINT8)
+    graph.find("m").quant = graph.find("r").quant
+    graph.find("f").quant = graph.find("q").quant
+    for name, axis in (("w", 0), ("v", 0), ("h", 0), ("n", 1)):
+        value = graph.find(name)
+        others = tuple(k for k in range(value.numpy().ndim) if k != axis)
+        low, high = value.numpy().min(others), value.numpy().max(others)
+        value.quant = grid(low, high, DType.INT8, symmetric=True, axis=axis)
+    return graph
+
+
+def test_operators_on_integers_compute_the_same() -> None:
+    plain, merged = everything(), everything()
+    Quantize().run(plain, Context(TARGET))
+    Quantize("qoperator").run(merged, Context(TARGET))
+    verify(merged)
+    kinds = ops(merged)
+    assert kinds.count("QuantizeLinear") == 1 and kinds.count("DequantizeLinear") == 2
+    assert {"QLinearConv", "QGemm", "QLinearMatMul", "QLinearConcat", "QLinearMul"} <= set(kinds)
+    assert not {"Conv", "Gemm", "MatMul", "Relu", "Sigmoid"} & set(kinds)
+    for feeds in random_samples(plain.inputs, 3):
+        pairs = zip(Runner(plain).run(feeds), Runner(merged).run(feeds), strict=True)
+        for expected, found in pairs:
+            assert np.abs(expected - found).max() <= 12 / 255 * 1.01, "one step"
+
+
+def test_an_operator_next_to_floats_keeps_its_converters() -> None:
+    graph = planned(
+        "t = Tanh(x)\n c = Conv (t, w)\n y = Add(c, t)", {"t": (-1, 1), "c": (-4, 4)},
+        floats="Tanh Add", w=noise(4, 4, 1, 1),
+    )  # fmt: skip
+    Quantize("qoperator").run(graph, Context(TARGET))
+    assert ops(graph) == ["Tanh", "QuantizeLinear", "QLinearConv", "DequantizeLinear", "Add"]
+
+
+def test_a_clamp_the_grid_does_not_replace_stays() -> None:
+    graph = planned(
+        "c = Conv (x, w)\n y = Relu(c)", {"x": (-3, 3), "y": (-2, 2)}, w=noise(4, 4, 1, 1)
+    )
+    Quantize("qoperator").run(graph, Context(TARGET))
+    assert "Relu" in ops(graph) and "Conv" in ops(graph)

@@ -143,14 +143,11 @@ def find_target(name: str | PathLike[str] | Target = DEFAULT) -> Target:
 
 
 def read_target(path: Path) -> Target:
-    """Read a target file; `UsageError` names the key that is wrong."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read target file {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"target file {path} is not TOML: {error}") from None
-    reader = _Reader(path, data)
+    """Read a target file; `UsageError` names the key that is wrong.
+
+    A file with `base = "name"` says only what differs from that target of ours.
+    """
+    reader = _Reader(path, _tables(path))
     operators = reader.section("operators")
     arithmetic = reader.section("arithmetic")
     target = Target(
@@ -174,6 +171,27 @@ def read_target(path: Path) -> Target:
     for part in (operators, arithmetic, reader):
         part.finish()
     return target
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    """The file's keys over those of its base."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read target file {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"target file {path} is not TOML: {error}") from None
+    base = data.pop("base", None)
+    if base is None:
+        return data
+    parent = FOLDER / f"{base}.toml"
+    if not parent.is_file() or parent == path:
+        raise UsageError(f"target file {path}: 'base' must be a target of ours, not {base!r}")
+    tables = _tables(parent)
+    for key, value in data.items():
+        both = isinstance(value, dict) and isinstance(tables.get(key), dict)
+        tables[key] = {**tables[key], **value} if both else value
+    return tables
 
 
 class _Reader:

@@ -51,7 +51,7 @@ class Bias(Pass):
     """
 
     name: ClassVar[str] = "bias"
-    requires: ClassVar[tuple[str, ...]] = ("plan", "filters")
+    requires: ClassVar[tuple[str, ...]] = ("plan", "filters", "accumulators")
 
     mode: Literal["sequential", "fast"] = "sequential"
     samples: int = 32

@@ -30,7 +30,7 @@ class Calibrate(Pass):
     name: ClassVar[str] = "calibrate"
     requires: ClassVar[tuple[str, ...]] = ("canonical", "folded")
     establishes: ClassVar[tuple[str, ...]] = ("ranges",)
-    invalidates: ClassVar[tuple[str, ...]] = ("plan", "filters")
+    invalidates: ClassVar[tuple[str, ...]] = ("plan", "filters", "accumulators")
     preserves_function: ClassVar[bool] = True
 
     method: Method = "auto"

@@ -29,7 +29,7 @@ class Plan(Pass):
     name: ClassVar[str] = "plan"
     requires: ClassVar[tuple[str, ...]] = ("canonical", "folded", "ranges")
     establishes: ClassVar[tuple[str, ...]] = ("plan",)
-    invalidates: ClassVar[tuple[str, ...]] = ("filters",)
+    invalidates: ClassVar[tuple[str, ...]] = ("filters", "accumulators")
     preserves_function: ClassVar[bool] = True
 
     def run(self, graph: Graph, context: Context) -> None:

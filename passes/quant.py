@@ -31,7 +31,7 @@ class Quantize(Pass):
     """
 
     name: ClassVar[str] = "quant"
-    requires: ClassVar[tuple[str, ...]] = ("plan", "filters")
+    requires: ClassVar[tuple[str, ...]] = ("plan", "filters", "accumulators")
     establishes: ClassVar[tuple[str, ...]] = ("quantized",)
     invalidates: ClassVar[tuple[str, ...]] = ("clean",)
 

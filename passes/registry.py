@@ -19,13 +19,14 @@ BUILTIN = {
     "calibrate": ".calibrate:Calibrate",
     "plan": ".plan:Plan",
     "zero-filter": ".zero_filter:ZeroFilter",
+    "saturate": ".saturate:Saturate",
     "bias": ".bias:Bias",
     "quant": ".quant:Quantize",
     "cleanup": ".cleanup:Cleanup",
 }
 """Name -> module and class, in the order of the default pipeline."""
 
-DEFAULT = "canonicalize,fold-bn,align,calibrate,plan,zero-filter,bias,quant,cleanup"
+DEFAULT = "canonicalize,fold-bn,align,calibrate,plan,zero-filter,saturate,bias,quant,cleanup"
 
 
 def third_party() -> dict[str, list[EntryPoint]]:

@@ -8,7 +8,7 @@ from ptq_opt.ir import DType, UsageError
 from ptq_opt.ir.target import Target, find_target, names
 
 
-@pytest.mark.parametrize("name", ["ort-cpu", "openvino-cpu", "tensorrt", "generic"])
+@pytest.mark.parametrize("name", ["ort-cpu", "ort-cpu-avx2", "openvino-cpu", "tensorrt", "generic"])
 def test_our_targets_can_be_read(name: str) -> None:
     assert name in names()
     target = find_target(name)
@@ -64,6 +64,21 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "bad.toml"
     path.write_text(text)
     with pytest.raises(UsageError, match=message.replace("(", r"\(")):
+        find_target(path)
+
+
+def test_a_file_may_say_only_what_differs(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "ort-cpu"\n[arithmetic]\nsaturating-pairs = true\n')
+    ours, base = find_target(path), find_target("ort-cpu")
+    assert ours.saturating_pairs and not base.saturating_pairs
+    assert (ours.compute, ours.costs, ours.fused) == (base.compute, base.costs, base.fused)
+
+
+def test_a_base_that_is_none_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "ort-gpu"\n')
+    with pytest.raises(UsageError, match="'base' must be a target of ours, not 'ort-gpu'"):
         find_target(path)
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ..ir import Graph
 from ..ir.shapes import infer
 from .base import Context, Pass
-from .canonical import activations, arithmetic, constants, defaults, linear, noops, relu
+from .canonical import activations, arithmetic, constants, defaults, inline, linear, noops, relu
 from .canonical.masks import clip_masks
 from .driver import apply
 from .opset import raise_opset
@@ -16,6 +16,7 @@ from .opset import raise_opset
 RULES = (
     *noops.RULES,  # first: a constant behind a no-op is shared, not copied
     *constants.RULES,
+    *inline.RULES,
     *defaults.RULES,
     *activations.RULES,
     *relu.RULES,
@@ -46,6 +47,8 @@ class Canonicalize(Pass):
         """Apply the rules of `passes/canonical` until nothing changes."""
         infer(graph)
         raise_opset(graph, self.min_opset)
+        if inline.inline_functions(graph, context.report):
+            infer(graph)
         unknown = -1
         for _ in range(ROUNDS):
             apply(graph, RULES, context.report)

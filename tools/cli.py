@@ -203,6 +203,7 @@ def _quantize(options: Options, pipeline: Pipeline, output: Path) -> None:
     from .progress import Bars
 
     errors = Console(stderr=True)
+    progress = no_progress if options.quiet else Bars(errors)
     with _warnings(errors, options.quiet):
         result = quantize(
             options.model,
@@ -214,10 +215,11 @@ def _quantize(options: Options, pipeline: Pipeline, output: Path) -> None:
             seed=options.seed,
             threads=options.threads,
             instruments=_instruments(options, pipeline, errors),
-            progress=no_progress if options.quiet else Bars(errors),
+            progress=progress,
         )
     result.report.command = options.command(result.report.pipeline)
-    result.save(output)
+    with progress("save", None):
+        result.save(output)
     if options.json is not None:
         write_text(options.json, json.dumps(result.report.as_dict(), indent=1) + "\n")
     if not options.quiet:

@@ -13,7 +13,8 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from ptq_opt import UsageError
+from ptq_opt import Graph, UsageError
+from ptq_opt.passes import Context
 from ptq_opt.tools.cli import main
 
 Run = Callable[..., Result]
@@ -103,6 +104,29 @@ def test_shows_times_and_statistics(run: Run) -> None:
     done = run("model.onnx", "--passes=canonicalize", "--time-passes", "--stats")
     assert "load, float runs, comparison" in done.stdout
     assert "matched" in done.stdout
+
+
+def test_a_configuration_is_a_table(run: Run, folder: Path) -> None:
+    (folder / "ptq.json").write_text("[1]")
+    assert "must be a table of options" in run("--config=ptq.json").stderr
+
+
+def test_checks_that_passes_keep_the_function(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ptq_opt.passes.canonicalize import Canonicalize
+
+    def spoil(_: Canonicalize, graph: Graph, __: Context) -> None:
+        (weights,) = [v for v in graph.values() if v.name == "w3"]
+        graph.replace(weights, graph.constant(2 * weights.numpy()))
+
+    words = ["model.onnx", "--data=calib", "--passes=canonicalize"]
+    assert run(*words, "--verify=numerics").exit_code == 0
+    monkeypatch.setattr(Canonicalize, "run", spoil)
+    done = run(*words, "--verify=numerics")
+    assert done.exit_code == 1
+    assert "pass 'canonicalize' promises to keep the function, but output 'y'" in done.stderr
+    assert run(*words).exit_code == 0
 
 
 def test_quiet_prints_nothing(run: Run) -> None:

@@ -126,8 +126,6 @@ def _mean(low: Lowering, x: Grid, axes: Sequence[int], shape: tuple[int, ...]) -
     kept = [d for d in range(rank) if d not in axes]
 
     def emit(target: Target | None) -> Stored:
-        if target is None:
-            raise Declined("a mean that is not rounded to a grid")
         stage = low.stage([x.stored])
         stored = x.stored
         if not _neighbours(stored.order, axes, dims):
@@ -138,10 +136,14 @@ def _mean(low: Lowering, x: Grid, axes: Sequence[int], shape: tuple[int, ...]) -
         left = [d for d in stored.order if d not in axes]
         if left != kept and [d for d in left if dims[d] != 1] != [d for d in kept if dims[d] != 1]:
             raise Declined("a mean whose result would have to be moved")
-        y = low.make(stage, target.dtype, shape, None, target.scale, target.zero_point)
+        if target is None:
+            y, ends = low.make(stage, Type.F32, shape), (0, 255)
+        else:
+            y = low.make(stage, target.dtype, shape, None, target.scale, target.zero_point)
+            ends = limits(target)
         sizes = [int(np.prod(before, dtype=np.int64)), count, int(np.prod(after, dtype=np.int64))]
         source = low.grid_id(Grid(stored, x.scale, x.zero_point), stage)
-        return low.emit(stage, Kind.REDUCE_MEAN, [source], y, [*sizes, *limits(target)])
+        return low.emit(stage, Kind.REDUCE_MEAN, [source], y, [*sizes, *ends])
 
     return low.pending(emit)
 

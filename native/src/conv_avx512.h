@@ -35,7 +35,6 @@ typedef struct {
   __m512i zero, lowest, highest, residual_zero;
   __mmask64 mask;
   bool direct, add, table;
-  bool full; /* no mask is needed; masked stores are slow on some processors */
 } ptq_epilogue_512;
 
 PTQ_INLINE PTQ_AVX512 ptq_epilogue_512 ptq_load_epilogue_512(const ptq_conv *c,
@@ -53,7 +52,6 @@ PTQ_INLINE PTQ_AVX512 ptq_epilogue_512 ptq_load_epilogue_512(const ptq_conv *c,
                         .highest = _mm512_set1_epi8((char)(highest + zero)),
                         .residual_zero = _mm512_set1_epi32(e->residual_zero),
                         .mask = panel->valid == 64 ? ~0ULL : (1ULL << panel->valid) - 1,
-                        .full = panel->valid == panel->width,
                         .direct = e->direct,
                         .add = e->add,
                         .table = e->has_table};
@@ -70,27 +68,18 @@ PTQ_INLINE PTQ_AVX512 void ptq_narrow_512(const ptq_epilogue_512 *v, const __m51
     __m512i b = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), v->zero);
     __m512i bytes = _mm512_max_epu8(_mm512_packus_epi16(a, b), v->lowest);
     bytes = _mm512_min_epu8(bytes, v->highest);
-    if (v->full)
-      _mm512_storeu_si512(y, bytes);
-    else
-      _mm512_mask_storeu_epi8(y, v->mask, bytes);
+    _mm512_mask_storeu_epi8(y, v->mask, bytes);
   } else if (n == 2) {
     __m512i a = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), v->zero);
     __m256i bytes = _mm512_cvtusepi16_epi8(_mm512_max_epi16(a, _mm512_setzero_si512()));
     bytes = _mm256_max_epu8(bytes, _mm512_castsi512_si256(v->lowest));
     bytes = _mm256_min_epu8(bytes, _mm512_castsi512_si256(v->highest));
-    if (v->full)
-      _mm256_storeu_si256((void *)y, bytes);
-    else
-      _mm256_mask_storeu_epi8(y, (__mmask32)v->mask, bytes);
+    _mm256_mask_storeu_epi8(y, (__mmask32)v->mask, bytes);
   } else {
     __m512i a = _mm512_max_epi32(_mm512_add_epi32(q[0], v->zero), _mm512_setzero_si512());
     __m128i bytes = _mm_max_epu8(_mm512_cvtusepi32_epi8(a), _mm512_castsi512_si128(v->lowest));
     bytes = _mm_min_epu8(bytes, _mm512_castsi512_si128(v->highest));
-    if (v->full)
-      _mm_storeu_si128((void *)y, bytes);
-    else
-      _mm_mask_storeu_epi8(y, (__mmask16)v->mask, bytes);
+    _mm_mask_storeu_epi8(y, (__mmask16)v->mask, bytes);
   }
 }
 

@@ -1,25 +1,44 @@
 /* MaxPool and AveragePool over one to three channels-last spatial dimensions. */
+#include "pool.h"
+
 #include "requant.h"
 #include "versions.h"
 
 typedef struct {
   int32_t in[3], out[3], kernel[3], stride[3], dilation[3], pad[3], end[3];
   int32_t channels;
+  size_t taps; /* of a whole window */
   bool include_pad;
   ptq_requant mode;
   float scale; /* input over output */
   int32_t x_zero, y_zero;
-  void (*maximum)(uint8_t *y, const uint8_t *x, int64_t n);
-  void (*accumulate)(int32_t *sum, const uint8_t *x, int64_t n);
+  ptq_maximum_fn *maximum;
+  void (*accumulate)(int32_t *sum, const uint8_t *const *taps, int64_t count, int64_t n);
   void (*finish)(uint8_t *y, const int32_t *sum, int64_t n, int32_t offset, float m, int32_t zero);
 } state;
 
-PTQ_INLINE void maximum_body(uint8_t *restrict y, const uint8_t *restrict x, int64_t n) {
-  for (int64_t i = 0; i < n; i++) y[i] = x[i] > y[i] ? x[i] : y[i];
+void ptq_maximum_scalar(uint8_t *y, const uint8_t *const *taps, int64_t count, int64_t n) {
+  memset(y, 0, (size_t)n);
+  for (int64_t t = 0; t < count; t++)
+    for (int64_t i = 0; i < n; i++) y[i] = taps[t][i] > y[i] ? taps[t][i] : y[i];
 }
 
-PTQ_INLINE void accumulate_body(int32_t *restrict sum, const uint8_t *restrict x, int64_t n) {
-  for (int64_t i = 0; i < n; i++) sum[i] += x[i];
+static ptq_maximum_fn *choose_maximum(const ptq_build *build) {
+#if PTQ_X86
+  if (build->isa >= PTQ_ISA_AVX512VNNI) return ptq_maximum_avx512;
+  if (build->isa >= PTQ_ISA_AVX2) return ptq_maximum_avx2;
+#endif
+  (void)build;
+  return ptq_maximum_scalar;
+}
+
+PTQ_INLINE void accumulate_body(int32_t *restrict sum, const uint8_t *const *taps, int64_t count,
+                                int64_t n) {
+  memset(sum, 0, (size_t)n * sizeof *sum);
+  for (int64_t t = 0; t < count; t++) {
+    const uint8_t *restrict x = taps[t];
+    for (int64_t i = 0; i < n; i++) sum[i] += x[i];
+  }
 }
 
 PTQ_INLINE void finish_body(uint8_t *restrict y, const int32_t *restrict sum, int64_t n,
@@ -28,8 +47,8 @@ PTQ_INLINE void finish_body(uint8_t *restrict y, const int32_t *restrict sum, in
     y[i] = (uint8_t)(ptq_requant_float(sum[i] - offset, m, -zero, 255 - zero) + zero);
 }
 
-PTQ_VERSIONS(maximum, (uint8_t *y, const uint8_t *x, int64_t n), (y, x, n))
-PTQ_VERSIONS(accumulate, (int32_t *sum, const uint8_t *x, int64_t n), (sum, x, n))
+PTQ_VERSIONS(accumulate, (int32_t *sum, const uint8_t *const *taps, int64_t count, int64_t n),
+             (sum, taps, count, n))
 PTQ_VERSIONS(finish,
              (uint8_t *y, const int32_t *sum, int64_t n, int32_t offset, float m, int32_t zero),
              (y, sum, n, offset, m, zero))
@@ -55,31 +74,25 @@ static void window(const state *s, int32_t d, int64_t o, int64_t *first, int64_t
 }
 
 static void pool_pixel(const ptq_node *node, const state *s, const uint8_t *x, const int64_t at[3],
-                       uint8_t *y, int32_t *sum) {
-  int64_t first[3], last[3], counted[3], real = 1, all = 1;
+                       uint8_t *y, int32_t *sum, const uint8_t **taps) {
+  int64_t first[3], last[3], counted[3], all = 1, real = 0;
   for (int32_t d = 0; d < 3; d++) {
     window(s, d, at[d], &first[d], &last[d], &counted[d]);
-    real *= ptq_max(0, last[d] - first[d]);
     all *= counted[d];
   }
-  bool maximum = node->kind == PTQ_MAX_POOL;
-  if (maximum)
-    memset(y, 0, (size_t)s->channels);
-  else
-    memset(sum, 0, (size_t)s->channels * sizeof *sum);
   for (int64_t a = first[0]; a < last[0]; a++)
     for (int64_t b = first[1]; b < last[1]; b++)
       for (int64_t c = first[2]; c < last[2]; c++) {
         int64_t z = at[0] * s->stride[0] - s->pad[0] + a * s->dilation[0];
         int64_t v = at[1] * s->stride[1] - s->pad[1] + b * s->dilation[1];
         int64_t u = at[2] * s->stride[2] - s->pad[2] + c * s->dilation[2];
-        const uint8_t *pixel = x + ((z * s->in[1] + v) * s->in[2] + u) * s->channels;
-        if (maximum)
-          s->maximum(y, pixel, s->channels);
-        else
-          s->accumulate(sum, pixel, s->channels);
+        taps[real++] = x + ((z * s->in[1] + v) * s->in[2] + u) * s->channels;
       }
-  if (maximum) return;
+  if (node->kind == PTQ_MAX_POOL) {
+    s->maximum(y, taps, real, s->channels);
+    return;
+  }
+  s->accumulate(sum, taps, real, s->channels);
   int32_t offset = (int32_t)(real * s->x_zero);
   float m = s->scale / (float)ptq_max(1, s->include_pad ? all : real);
   if (s->mode == PTQ_REQUANT_FLOAT)
@@ -91,13 +104,14 @@ static void pool_pixel(const ptq_node *node, const state *s, const uint8_t *x, c
 static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,
                       int64_t begin, int64_t end, uint8_t *scratch) {
   const state *s = node->state;
+  const uint8_t **taps = (const uint8_t **)(void *)scratch;
+  int32_t *sum = (int32_t *)(void *)(scratch + s->taps * sizeof *taps);
   int64_t image = (int64_t)s->in[0] * s->in[1] * s->in[2] * s->channels;
   for (int64_t row = begin; row < end; row++) {
     int64_t at[3] = {row / s->out[1] % s->out[0], row % s->out[1], 0};
     const uint8_t *x = in[0] + row / s->out[1] / s->out[0] * image;
     for (at[2] = 0; at[2] < s->out[2]; at[2]++)
-      pool_pixel(node, s, x, at, out[0] + (row * s->out[2] + at[2]) * s->channels,
-                 (int32_t *)(void *)scratch);
+      pool_pixel(node, s, x, at, out[0] + (row * s->out[2] + at[2]) * s->channels, sum, taps);
   }
   return PTQ_OK;
 }
@@ -146,12 +160,13 @@ ptq_status ptq_prepare_pool(const ptq_build *build, ptq_node *node) {
   PTQ_REQUIRE(ptq_multiplier_fits(build, s->scale), "the output grid is too fine");
   s->x_zero = x->zero_point;
   s->y_zero = y->zero_point;
-  s->maximum = PTQ_SELECT(build, maximum);
+  s->maximum = choose_maximum(build);
   s->accumulate = PTQ_SELECT(build, accumulate);
   s->finish = PTQ_SELECT(build, finish);
   node->tasks = (int64_t)x->dims[0] * s->out[0] * s->out[1];
   node->work = (double)y->count * (double)size;
-  node->scratch = average ? (size_t)s->channels * sizeof(int32_t) : 0;
+  s->taps = (size_t)size;
+  node->scratch = s->taps * sizeof(void *) + (size_t)s->channels * sizeof(int32_t);
   node->run = run;
   node->kernel = ptq_isa_name(build->isa);
   return PTQ_OK;

@@ -9,7 +9,7 @@ typedef struct {
   ptq_requant mode;
   ptq_multiplier m;
   int32_t x_zero, y_zero, lo, hi;
-  bool last;
+  bool last, floats;
   void (*sum)(int32_t *sum, const uint8_t *x, int64_t rows, int64_t stride, int64_t n);
   void (*total)(int32_t *total, const uint8_t *x, int64_t n);
 } state;
@@ -46,6 +46,11 @@ static ptq_status run_mean(const ptq_node *node, const uint8_t *const *in, uint8
       s->sum(sum, x, s->count, s->inner, n);
     for (int64_t i = 0; i < n; i++) {
       int64_t acc = sum[i] - s->count * s->x_zero;
+      if (s->floats) {
+        float real = (float)acc * s->m.real;
+        memcpy(out[0] + 4 * (outer * s->inner + first + i), &real, 4);
+        continue;
+      }
       y[i] = (uint8_t)(s->y_zero + ptq_requantize(s->mode, acc, s->m, s->lo, s->hi));
     }
   }
@@ -97,12 +102,14 @@ ptq_status ptq_prepare_reduce_mean(const ptq_build *build, ptq_node *node) {
   if (status != PTQ_OK) return status;
   const ptq_value *x = node->in[0], *y = node->out[0];
   state *s = node->state;
-  PTQ_REQUIRE(y->dtype == PTQ_U8, "the output is not 8-bit");
+  s->floats = y->dtype == PTQ_F32;
+  PTQ_REQUIRE(y->dtype == PTQ_U8 || s->floats, "the output is neither 8-bit nor F32");
+  float ratio = s->floats ? x->scale : x->scale / y->scale;
   status = ptq_read_limits(build, node->attr + 3, y, &s->lo, &s->hi);
   if (status != PTQ_OK) return status;
-  PTQ_REQUIRE(ptq_multiplier_fits(build, x->scale / y->scale), "the output grid is too fine");
+  PTQ_REQUIRE(ptq_multiplier_fits(build, ratio), "the output grid is too fine");
   s->mode = build->requant;
-  s->m = ptq_make_multiplier(s->mode, x->scale / y->scale / (float)s->count);
+  s->m = ptq_make_multiplier(s->mode, ratio / (float)s->count);
   s->x_zero = x->zero_point;
   s->y_zero = y->zero_point;
   s->sum = PTQ_SELECT(build, sum);

@@ -109,7 +109,7 @@ typedef enum {
   PTQ_COPY = 13,
   /* x of any type, indices S64 : axis */
   PTQ_GATHER = 14,
-  /* x : outer, count, inner; mean over the middle one.  lo, hi */
+  /* x : outer, count, inner; mean over the middle one.  lo, hi.  y may be F32. */
   PTQ_REDUCE_MEAN = 15,
   /* x : outer, count, inner, last -> S64 */
   PTQ_ARG_MAX = 16,

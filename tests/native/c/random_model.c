@@ -343,7 +343,7 @@ static void make_gather(random_model *m) {
 
 static void make_reduce(random_model *m, int32_t kind) {
   int32_t x[] = {random_int(1, 4), random_int(1, 200), random_channels()}, y[] = {x[0], x[2]};
-  int32_t type = kind == PTQ_ARG_MAX ? PTQ_S64 : activation_type();
+  int32_t type = kind == PTQ_ARG_MAX ? PTQ_S64 : pick(5) ? activation_type() : PTQ_F32;
   put(m, add(m, activation_type(), PTQ_INPUT, 3, x)), put(m, add(m, type, PTQ_OUTPUT, 2, y));
   put_all(m, 3, x);
   if (kind == PTQ_ARG_MAX)

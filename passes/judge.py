@@ -50,7 +50,7 @@ class Verdict:
 
 
 Candidate = tuple[Graph, Sequence[Value]]
-"""An annotated graph and inner values of it that count like outputs."""
+"""An annotated graph, and inner values to compare where no output can be compared."""
 
 
 def contest(
@@ -88,6 +88,8 @@ def contest(
                 signal[k] += _energy(real)
                 noise[:, k] += [_energy(real - other) for other in found]
         advance(1)
+    if usable[: len(visible)].any():
+        usable[len(visible) :] = False
     before, *after = (
         {names[k]: decibel(signal[k], errors[k]) for k in np.flatnonzero(usable)}
         for errors in noise

@@ -135,7 +135,7 @@ def find_layers(graph: Graph, report: Report) -> list[Layer]:
 
 
 def last_layers(graph: Graph, layers: Sequence[Layer]) -> list[Layer]:
-    """The layers from which no path of floats leads to another, those that are outputs left out.
+    """The layers from which no path of floats leads to another.
 
     Integers (indices, counts, shapes) are no path: an error changes them wholly or not at all.
     """
@@ -145,7 +145,7 @@ def last_layers(graph: Graph, layers: Sequence[Layer]) -> list[Layer]:
         real = [v for v in node.outputs if v.dtype is None or v.dtype.is_float]
         if any(after in nodes or after in before for v in real for after in v.consumers):
             before.add(node)
-    return [x for x in layers if x.adder not in before and not x.output.is_output]
+    return [layer for layer in layers if layer.adder not in before]
 
 
 def _per_group(product: str, inputs: Array, matrix: Array) -> Array:

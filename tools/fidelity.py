@@ -128,8 +128,13 @@ class Reference:
             outputs = self._compare_outputs(graph)
         except ModelError as error:
             return Fidelity(missing=str(error))
-        layers = list(self._compare_layers(graph, self._inner)) if self._inner else []
-        return Fidelity(len(self._outputs), self.unseen, outputs, layers, self._missing)
+        layers: list[LayerFidelity] = []
+        missing = [self._missing] if self._missing else []
+        if any(node.op.startswith("QLinear") for node in graph):
+            missing.append("layers of integer operators (quant{format=qdq} shows them)")
+        elif self._inner is not None:
+            layers = list(self._compare_layers(graph, self._inner))
+        return Fidelity(len(self._outputs), self.unseen, outputs, layers, "; ".join(missing))
 
     def _shown(self, graph: Graph) -> list[Value]:
         """The outputs that can be computed."""

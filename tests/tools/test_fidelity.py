@@ -158,3 +158,12 @@ def test_large_outputs_are_compared_on_fewer_samples(
 ) -> None:
     monkeypatch.setattr(fidelity, "OUTPUT_BYTES", 2 * 5 * 4)  # of two samples
     assert quantize(model, samples[:8]).report.fidelity.samples == 3
+
+
+def test_integer_operators_hide_layers_but_not_outputs(
+    model: onnx.ModelProto, samples: list[Feeds]
+) -> None:
+    report = quantize(model, samples, passes="quant{format=qoperator}").report
+    assert report.fidelity.layers == []
+    assert "format=qdq" in report.fidelity.missing
+    assert report.fidelity.outputs[0].sqnr_db > 20

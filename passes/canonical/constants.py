@@ -47,6 +47,16 @@ def constant_node(node: Node, rw: Rewriter) -> bool:
     return True
 
 
+def cast_like(node: Node, rw: Rewriter) -> bool:
+    """CastLike of a known type is Cast."""
+    like = node.inputs[1]
+    if like is None or like.dtype is None or like.dtype.bits < 8 or "FLOAT8" in like.dtype.name:
+        return False
+    cast = rw.add("Cast", node.inputs[0], name=node.name, like=node.output, to=int(like.dtype))
+    rw.replace(node.output, cast)
+    return True
+
+
 def fold(node: Node, rw: Rewriter) -> bool:
     """An operator of constants becomes its result, unless only that is large."""
     operands = [v for v in node.inputs if v is not None]
@@ -54,9 +64,14 @@ def fold(node: Node, rw: Rewriter) -> bool:
         return False
     size = sum(v.const.nbytes for v in operands if v.const)
     limit = max(SMALL, size * (4 if node.op == "Cast" else 1))
-    if not _result_bytes(node, operands) <= limit:
+    try:
+        large = not _result_bytes(node, operands) <= limit
+        arrays = [] if large else _evaluate(node, rw)
+    except Exception as error:  # a node that is malformed, or that onnx does not implement
+        raise Skip(f"cannot be computed ahead: {type(error).__name__}") from None
+    if large:
         raise Skip("its result is large")
-    for value, array in zip(node.outputs, _evaluate(node, rw), strict=True):
+    for value, array in zip(node.outputs, arrays, strict=True):
         new = rw.constant(array, value.name)
         new.origin = value.origin
         rw.graph.replace(value, new)
@@ -77,7 +92,7 @@ def _result_bytes(node: Node, operands: list[Value]) -> float:
     if node.op in ("Expand", "Tile"):
         return sizes[0] * float(np.prod(operands[1].numpy(), dtype=np.float64)) * itemsize
     if node.op == "Range":
-        start, stop, step = (float(v.numpy()) for v in operands)
+        start, stop, step = (float(v.numpy().item()) for v in operands)
         return max(0.0, (stop - start) / step) * itemsize
     if node.op == "Gather":
         return sizes[0] * float(sizes[1]) * itemsize
@@ -111,11 +126,8 @@ def _evaluate(node: Node, rw: Rewriter) -> list[Array]:
         "", "f", [n for n in names if n], proto.output, [proto], [opset]
     )
     feeds = {n: v.numpy() for n, v in zip(names, node.inputs, strict=True) if v is not None}
-    try:
-        with np.errstate(all="ignore"):
-            found = ReferenceEvaluator(function).run(None, feeds, attributes={})
-    except Exception as error:
-        raise Skip(f"cannot be computed ahead: {type(error).__name__}") from None
+    with np.errstate(all="ignore"):
+        found = ReferenceEvaluator(function).run(None, feeds, attributes={})
     return [
         np.asarray(array, value.dtype.numpy if value.dtype is not None else None)
         for array, value in zip(found, node.outputs, strict=True)
@@ -171,5 +183,6 @@ RULES = (
     Rule("constant-node", ("Constant",), constant_node),
     Rule("shape", ("Shape", "Size"), shape),
     Rule("part-of-shape", ("Gather", "Slice"), part_of_shape),
+    Rule("cast-like", ("CastLike",), cast_like),
     Rule("fold", FOLDABLE, fold),
 )

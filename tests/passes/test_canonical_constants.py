@@ -156,6 +156,23 @@ def test_an_index_out_of_range_is_not_our_error() -> None:
     assert "Gather" in ops(graph)
 
 
+def test_a_malformed_operator_of_constants_is_not_our_error() -> None:
+    graph = net(
+        "r = Range(zero, end, zero)\n f = Cast <to = 1> (r)\n y = Add(x, f)", "float[4] x",
+        zero=np.array(0), end=np.array([4, 5]),
+    )  # fmt: skip
+    report = change(Canonicalize(), graph)
+    assert ops(graph)[0] == "Range"
+    assert "cannot be computed ahead: ValueError" in report.skipped
+
+
+def test_a_cast_to_a_known_type_is_a_cast() -> None:
+    graph = net("c = CastLike(k, x)\n y = Mul(x, c)", k=np.array(3))
+    assert ops(canonical(graph)) == ["Mul"]
+    graph = net("y = CastLike(i, x)", "float[2] x, int64[2] i")
+    assert ops(canonical(graph)) == ["Cast"]
+
+
 def test_several_results_are_all_computed() -> None:
     graph = net(
         "a, b = Split <axis = 0, num_outputs = 2> (c)\n d = Add(x, a)\n y = Add(d, b)",

@@ -205,6 +205,8 @@ def _warnings(report: Report, *, made_up: bool) -> list[str]:
         found.append(NO_DATA)
     if report.decisions and all(d.precision == "float" for d in report.decisions):
         found.append("nothing was quantized: every operator has to stay in float, see the reasons")
+    if report.samples and not report.fidelity.outputs:
+        found.append(f"the result was not compared with float: {report.fidelity.missing}")
     return found
 
 

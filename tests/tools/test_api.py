@@ -194,6 +194,7 @@ def test_custom_operators_are_kept_and_reported(
     assert strange.op_type == "Strange"
     assert result.report.counts()["Conv"] == (2, 2)
     assert "'y' depends on Strange 'strange'" in result.report.fidelity.missing
+    assert "not compared with float" in result.report.warnings[0]
 
 
 def test_models_that_noise_does_not_suit_need_data() -> None:

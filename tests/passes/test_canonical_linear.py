@@ -242,13 +242,18 @@ def test_a_centred_value_read_elsewhere_keeps_the_written_form() -> None:
 # -- attributes ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER", "VALID"])
-@pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("kernel", [1, 2, 3])
-@pytest.mark.parametrize("op", ["Conv", "ConvTranspose", "MaxPool", "AveragePool"])
+WINDOWS = [
+    (op, kernel, stride, mode)
+    for op in ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
+    for kernel in (1, 2, 3)
+    for stride in (1, 2, 3)
+    for mode in ("SAME_UPPER", "SAME_LOWER", "VALID")
+    if kernel >= stride or mode == "VALID" or "Conv" in op  # others ONNX Runtime does not run
+]
+
+
+@pytest.mark.parametrize(("op", "kernel", "stride", "mode"), WINDOWS)
 def test_automatic_padding_becomes_explicit(op: str, kernel: int, stride: int, mode: str) -> None:
-    if "Pool" in op and kernel < stride and mode != "VALID":
-        pytest.skip("ONNX Runtime refuses windows with gaps")
     window = f'strides = [{stride},{stride}], auto_pad = "{mode}"'
     if op in ("Conv", "ConvTranspose"):
         call = f"{op} <{window}> (x, w)"

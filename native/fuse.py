@@ -12,7 +12,24 @@ CONV_GRID, ADD_GRID, RESIDUAL, TABLE = 4, 5, 6, 7
 
 def fuse(model: Model) -> None:
     """Residual additions, then tables, where nothing else reads the convolution's result."""
+    _sweep(model)
     _Fuser(model).run()
+
+
+def _sweep(model: Model) -> None:
+    """Drop operators that nothing needs any more."""
+
+    def storage(number: int) -> int:
+        tensor = model.tensors[number]
+        return tensor.offset if tensor.role == Role.VIEW else number
+
+    needed = {i for i, t in enumerate(model.tensors) if t.role == Role.OUTPUT}
+    kept = []
+    for op in reversed(model.ops):
+        if any(storage(n) in needed for n in op.outputs):
+            kept.append(op)
+            needed.update(storage(n) for n in op.inputs if n != ABSENT)
+    model.ops = kept[::-1]
 
 
 class _Fuser:

@@ -51,6 +51,14 @@ def _evaluate(node: Node, info: Graph, operands: list[Array]) -> Array:
     return result
 
 
+def _rooted(grid: Grid) -> Grid:
+    """The same reals as a function of the tensor that tables were first applied to."""
+    while grid.stored.source is not None and (grid.table is None or grid.table.ndim == 1):
+        base, table = grid.stored.source
+        grid = Grid(base, base.scale, base.zero_point, grid.reals()[table])
+    return grid
+
+
 def table_of(low: Lowering, node: Node) -> Grid:
     """The node as a function of one stored 8-bit tensor; `Declined` when it is none."""
     grids: dict[int, Grid] = {}
@@ -65,8 +73,9 @@ def table_of(low: Lowering, node: Node) -> Grid:
             arrays[slot] = found.reals()
         else:
             raise Declined("an operand is neither quantized nor constant")
-    stored = {id(g.stored) for g in grids.values()}
-    if len(stored) != 1:
+    if len({id(g.stored) for g in grids.values()}) != 1:
+        grids = {slot: _rooted(grid) for slot, grid in grids.items()}
+    if len({id(g.stored) for g in grids.values()}) != 1:
         raise Declined("operands are not functions of one tensor")
     base = next(iter(grids.values()))
     rank = len(static(base.stored))

@@ -314,6 +314,8 @@ class Lowering:
         result = self.make(
             stage, target.dtype, static(stored), stored.order, target.scale, target.zero_point
         )
+        if table.ndim == 1:
+            result.source = stored, table
         constant = self.models[stage].constant(table)
         return self.emit(stage, Kind.LUT, [self.id(stored, stage), constant], result, [])
 

@@ -32,6 +32,7 @@ class Stored:
         stage: where it is computed.
         ids: its tensor number in the model of each stage that uses it.
         scale, zero_point: its grid if 8 or 16 bits.
+        source: the tensor it was looked up from and the table, if it was.
     """
 
     dtype: Type
@@ -41,6 +42,7 @@ class Stored:
     ids: dict[int, int] = field(default_factory=dict)
     scale: float = 1.0
     zero_point: int = 0
+    source: tuple[Stored, Array] | None = None
 
     @property
     def dims(self) -> tuple[int, ...]:

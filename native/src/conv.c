@@ -118,6 +118,21 @@ static int64_t plan_tasks(const ptq_build *build, ptq_conv *c) {
   return tasks * c->panel_chunks;
 }
 
+/* The table over channels [first, first + channels) of some pixels, while they are in cache. */
+static void look_up(const ptq_conv *c, const int64_t *pixels, int64_t count, int64_t first,
+                    int64_t channels, uint8_t *y) {
+  const ptq_epilogue *e = &c->epilogue;
+  if (channels == c->out_channels && c->phase_count == 1) { /* pixels are neighbours */
+    y += pixels[0] * channels;
+    e->lookup(e->table, y, y, count * channels);
+    return;
+  }
+  for (int64_t i = 0; i < count; i++) {
+    uint8_t *to = y + pixels[i] * c->out_channels + first;
+    e->lookup(e->table, to, to, channels);
+  }
+}
+
 static void run_chunk(const ptq_conv *c, const ptq_phase *p, int32_t group, int64_t chunk,
                       int32_t panel_begin, int32_t panel_end, const uint8_t *x, const uint8_t *r,
                       uint8_t *y, uint8_t *scratch) {
@@ -141,6 +156,12 @@ static void run_chunk(const ptq_conv *c, const ptq_phase *p, int32_t group, int6
       }
       c->kernel(c, p, panel, group, rows + (row - begin) * p->taps, count, to, from);
     }
+  }
+  if (c->epilogue.has_table && panel_begin < panel_end) {
+    const ptq_panel *last = &c->panels[panel_end - 1];
+    const int64_t first = (int64_t)group * c->group_out + c->panels[panel_begin].first;
+    const int64_t channels = last->first + last->valid - c->panels[panel_begin].first;
+    look_up(c, pixels, end - begin, first, channels, y);
   }
 }
 

@@ -81,7 +81,6 @@ PTQ_INLINE PTQ_256 void store_pixel(const ptq_conv *c, const int32_t *bias, int6
   }
   for (int j = 0; j < 4; j++) q[j] = _mm256_cvtps_epi32(f[j]);
   narrow(q, zero, lowest, panel->valid, y);
-  if (e->has_table) e->lookup(e->table, y, y, panel->valid);
 }
 
 /* `m` pixels by two vectors of channels; m is a literal at every call. */

@@ -34,7 +34,7 @@ typedef struct {
   __m512 real[4], low, high, add_high, ma, mb;
   __m512i zero, lowest, highest, residual_zero;
   __mmask64 mask;
-  bool direct, add, table;
+  bool direct, add;
 } ptq_epilogue_512;
 
 PTQ_INLINE PTQ_AVX512 ptq_epilogue_512 ptq_load_epilogue_512(const ptq_conv *c,
@@ -53,8 +53,7 @@ PTQ_INLINE PTQ_AVX512 ptq_epilogue_512 ptq_load_epilogue_512(const ptq_conv *c,
                         .residual_zero = _mm512_set1_epi32(e->residual_zero),
                         .mask = panel->valid == 64 ? ~0ULL : (1ULL << panel->valid) - 1,
                         .direct = e->direct,
-                        .add = e->add,
-                        .table = e->has_table};
+                        .add = e->add};
   v.zero = n == 1 ? _mm512_set1_epi32(zero) : _mm512_set1_epi16((int16_t)zero);
   for (int j = 0; j < n; j++) v.real[j] = _mm512_loadu_ps(c->real + parameter + 16 * j);
   return v;
@@ -109,7 +108,6 @@ PTQ_INLINE PTQ_AVX512 void ptq_store_512(const ptq_epilogue_512 *v, const ptq_co
   }
   for (int j = 0; j < n; j++) q[j] = _mm512_cvtps_epi32(f[j]);
   ptq_narrow_512(v, q, n, y);
-  if (v->table) c->epilogue.lookup(c->epilogue.table, y, y, panel->valid);
 }
 
 #endif

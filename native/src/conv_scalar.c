@@ -31,7 +31,7 @@ void ptq_store_row(const ptq_conv *c, const int32_t *bias, const ptq_multiplier 
     } else {
       q += e->zero;
     }
-    y[channel] = e->has_table ? e->table[q] : (uint8_t)q;
+    y[channel] = (uint8_t)q;
   }
 }
 

@@ -34,6 +34,8 @@ static void run_pixels(const row *w, int64_t first, int64_t count) {
     c->depthwise_kernel(c, p, panel, w->taps, w->steps, (int32_t)count,
                         w->y + channel * (int64_t)c->out_element, w->r ? w->r + channel : NULL);
   }
+  if (c->epilogue.has_table)
+    c->epilogue.lookup(c->epilogue.table, w->y + offset, w->y + offset, count * c->out_channels);
 }
 
 static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,

@@ -10,21 +10,14 @@ typedef struct {
 } state;
 
 static void row(const state *s, const uint8_t *x, uint8_t *y) {
-  uint8_t top = 0, table[256];
-  uint32_t seen[256] = {0};
-  for (int64_t i = 0; i < s->n; i++) {
-    seen[x[i]]++;
-    if (x[i] > top) top = x[i];
-  }
+  uint8_t top = 0;
+  for (int64_t i = 0; i < s->n; i++) top = x[i] > top ? x[i] : top;
   uint64_t sum = 0;
-  for (int32_t q = 0; q <= top; q++) sum += (uint64_t)seen[q] * s->exponential[top - q];
-  float m = 1.0f / ((float)sum * s->y_scale);
-  for (int32_t q = 0; q <= top; q++) {
-    if (!seen[q]) continue;
-    table[q] = (uint8_t)(s->y_zero + ptq_requant_float((int32_t)s->exponential[top - q], m,
-                                                       -s->y_zero, 255 - s->y_zero));
-  }
-  for (int64_t i = 0; i < s->n; i++) y[i] = table[x[i]];
+  for (int64_t i = 0; i < s->n; i++) sum += s->exponential[top - x[i]];
+  const float m = 1.0f / ((float)sum * s->y_scale);
+  for (int64_t i = 0; i < s->n; i++)
+    y[i] = (uint8_t)(s->y_zero + ptq_requant_float((int32_t)s->exponential[top - x[i]], m,
+                                                   -s->y_zero, 255 - s->y_zero));
 }
 
 static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,

@@ -255,12 +255,15 @@ def _show(options: Options, report: Report, output: Path) -> None:
     from . import render
 
     screen = _screen()
-    screen.print(render.render(report, len(report.fidelity.layers) if options.verbose else 5))
+    every = len(report.fidelity.layers)
+    screen.print(render.body(report, every if options.verbose else render.WORST))
     if options.time_passes:
         screen.print(render.times(report))
     if options.stats:
         screen.print(render.statistics(report))
-    screen.print(f"\nwrote {output}", highlight=False)
+    for title, line in (*render.hints(report), ("Written", str(output))):
+        screen.print(Text(f"\n{title}", style="bold"))
+        screen.print(Text(f"  {line}"), soft_wrap=True)
 
 
 def _instruments(options: Options, pipeline: Pipeline, errors: Console) -> Instruments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,20 +14,28 @@ from rich.table import Table
 from rich.text import Text
 
 from ..ir.evaluate import MOST_DECIBEL
-from .report import Conversions, Decision, LayerFidelity, Report
+from .report import Conversions, Decision, Report
 
 WORST = 5
 """How many of the layers that lose most precision are shown."""
 FEW = 4
 """Up to so many operators are named one by one."""
 POOR_DB = 15.0
-"""Outputs below this are worth a remark."""
+"""Outputs below this are worth a hint."""
+EXCLUDED = 2
+"""How many layers the hint excludes."""
 
 Parts = Iterator[RenderableType]
 
 
-def render(report: Report, layers: int = WORST) -> RenderableType:
-    """Show a report; `layers` of those that lose most precision."""
+def render(report: Report) -> RenderableType:
+    """Show a report."""
+    closing = (part for title, line in hints(report) for part in _section(title, _indented(line)))
+    return Group(body(report), *closing)
+
+
+def body(report: Report, layers: int = WORST) -> RenderableType:
+    """Show a report but for its hints; `layers` of those that lose most precision."""
     return Group(
         *_head(report),
         *_operators(report),
@@ -34,6 +43,18 @@ def render(report: Report, layers: int = WORST) -> RenderableType:
         *_layers(report, layers),
         *_passes(report),
     )
+
+
+def hints(report: Report) -> Iterator[tuple[str, str]]:
+    """Lines for the shell, each with its title; to be copied, so better not wrapped."""
+    found = report.fidelity
+    worst = [layer for layer in found.worst(WORST) if layer.noise > 0]
+    if worst and any(o.sqnr_db is not None and o.sqnr_db < POOR_DB for o in found.outputs):
+        names = [re.search(r"'(.+)'$", layer.node) for layer in worst[:EXCLUDED]]
+        pattern = "|".join(f"^{re.escape(name[1])}$" for name in names if name)
+        yield "To keep the worst in float, add", f"--exclude={shlex.quote(pattern)}"
+    if report.command:
+        yield "The same again", report.command
 
 
 def _head(report: Report) -> Parts:
@@ -107,14 +128,6 @@ def _layers(report: Report, count: int) -> Parts:
         noise = f"{100 * layer.noise:.3g} %"
         table.add_row(escape(layer.node), _db(layer.before_db), _db(layer.sqnr_db), noise)
     yield from _section("Where precision is lost most", table)
-    if any(o.sqnr_db is not None and o.sqnr_db < POOR_DB for o in report.fidelity.outputs):
-        yield _indented(_advice(worst))
-
-
-def _advice(worst: Sequence[LayerFidelity]) -> str:
-    names = [re.search(r"'(.+)'$", layer.node) for layer in worst[:2]]
-    pattern = "|".join(f"^{re.escape(found[1])}$" for found in names if found)
-    return f"To keep the worst in float: --exclude='{pattern}'"
 
 
 def _passes(report: Report) -> Parts:
@@ -130,8 +143,6 @@ def _passes(report: Report) -> Parts:
         text = "\n".join([*done.notes, *remarks])
         table.add_row(escape(name), f"{done.seconds:.2f}", str(done.rewritten or ""), escape(text))
     yield from _section("Passes", table)
-    if report.command:
-        yield from _section("The same again", _indented(report.command))
 
 
 def _first(labels: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from small_model import Feeds
 from ptq_opt import Report, quantize
 from ptq_opt.ir import DType, Graph, Value
 from ptq_opt.passes import Report as PassReport
-from ptq_opt.tools.render import render, statistics, times
+from ptq_opt.tools.render import body, statistics, times
 from ptq_opt.tools.report import (
     Conversions,
     Decision,
@@ -185,5 +185,5 @@ def test_times_and_statistics() -> None:
 
 def test_verbose_shows_every_layer() -> None:
     report = Report(fidelity=Fidelity(layers=[layer(f"l{k}", 0.1) for k in range(9)]))
-    assert text_of(report, render(report)).count("Conv") == 5
-    assert text_of(report, render(report, 9)).count("Conv") == 9
+    assert text_of(report, body(report)).count("Conv") == 5
+    assert text_of(report, body(report, 9)).count("Conv") == 9

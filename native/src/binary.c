@@ -11,8 +11,12 @@ typedef struct {
   bool multiply;
 } arithmetic;
 
-typedef void inner_fn(const arithmetic *o, int64_t n, const uint8_t *a, int64_t a_step,
-                      const uint8_t *b, int64_t b_step, uint8_t *y);
+/* The innermost loops: `rows` times n elements. Steps are 0 or 1, rows any distance apart. */
+typedef struct {
+  int64_t rows, n, a_row, b_row, a_step, b_step;
+} loops;
+
+typedef void inner_fn(const arithmetic *o, loops l, const uint8_t *a, const uint8_t *b, uint8_t *y);
 
 typedef struct {
   arithmetic op;
@@ -20,8 +24,8 @@ typedef struct {
   size_t element;
   int32_t rank; /* of the outer loops */
   int64_t dims[PTQ_MAX_RANK], a_stride[PTQ_MAX_RANK], b_stride[PTQ_MAX_RANK];
-  int64_t n, a_step, b_step; /* the innermost loop; steps are 0 or 1 */
-  int64_t pieces, piece;     /* of the innermost loop, for tasks */
+  loops l;
+  int64_t row_pieces, row_piece, pieces, piece; /* of the innermost loops, for tasks */
 } state;
 
 PTQ_INLINE void add_loop(const arithmetic *o, int64_t n, const uint8_t *a, int64_t a_step,
@@ -42,28 +46,19 @@ PTQ_INLINE void multiply_loop(const arithmetic *o, int64_t n, const uint8_t *a, 
 }
 
 #define BY_STEP(loop) \
-  if (a_step && b_step) \
-    loop(o, n, a, 1, b, 1, y); \
-  else if (a_step) \
-    loop(o, n, a, 1, b, 0, y); \
-  else \
-    loop(o, n, a, 0, b, b_step, y)
+  for (int64_t row = 0; row < l.rows; row++, a += l.a_row, b += l.b_row, y += l.n) { \
+    if (l.a_step && l.b_step) \
+      loop(o, l.n, a, 1, b, 1, y); \
+    else if (l.a_step) \
+      loop(o, l.n, a, 1, b, 0, y); \
+    else \
+      loop(o, l.n, a, 0, b, l.b_step, y); \
+  }
 
-PTQ_INLINE void add_body(const arithmetic *o, int64_t n, const uint8_t *a, int64_t a_step,
-                         const uint8_t *b, int64_t b_step, uint8_t *y) {
-  BY_STEP(add_loop);
-}
-
-PTQ_INLINE void multiply_body(const arithmetic *o, int64_t n, const uint8_t *a, int64_t a_step,
-                              const uint8_t *b, int64_t b_step, uint8_t *y) {
-  BY_STEP(multiply_loop);
-}
-
-#define PARAMETERS \
-  (const arithmetic *o, int64_t n, const uint8_t *a, int64_t a_step, const uint8_t *b, \
-   int64_t b_step, uint8_t *y)
-PTQ_VERSIONS(add, PARAMETERS, (o, n, a, a_step, b, b_step, y))
-PTQ_VERSIONS(multiply, PARAMETERS, (o, n, a, a_step, b, b_step, y))
+#define PARAMETERS (const arithmetic *o, loops l, const uint8_t *a, const uint8_t *b, uint8_t *y)
+PTQ_INLINE void add_body PARAMETERS{BY_STEP(add_loop)} PTQ_INLINE void multiply_body PARAMETERS{
+    BY_STEP(multiply_loop)} PTQ_VERSIONS(add, PARAMETERS, (o, l, a, b, y))
+PTQ_VERSIONS(multiply, PARAMETERS, (o, l, a, b, y))
 
 /* Any rounding, 8 or 16 bits. */
 PTQ_INLINE int32_t combine(const arithmetic *o, int32_t a, int32_t b) {
@@ -75,14 +70,16 @@ PTQ_INLINE int32_t combine(const arithmetic *o, int32_t a, int32_t b) {
 }
 
 static void any_u8 PARAMETERS {
-  for (int64_t i = 0; i < n; i++) y[i] = (uint8_t)combine(o, a[i * a_step], b[i * b_step]);
+  for (int64_t row = 0; row < l.rows; row++, a += l.a_row, b += l.b_row, y += l.n)
+    for (int64_t i = 0; i < l.n; i++) y[i] = (uint8_t)combine(o, a[i * l.a_step], b[i * l.b_step]);
 }
 
 static void any_s16 PARAMETERS {
   const int16_t *wide_a = (const void *)a, *wide_b = (const void *)b;
-  int16_t *wide_y = (void *)y;
-  for (int64_t i = 0; i < n; i++)
-    wide_y[i] = (int16_t)combine(o, wide_a[i * a_step], wide_b[i * b_step]);
+  int16_t *to = (void *)y;
+  for (int64_t row = 0; row < l.rows; row++, wide_a += l.a_row, wide_b += l.b_row, to += l.n)
+    for (int64_t i = 0; i < l.n; i++)
+      to[i] = (int16_t)combine(o, wide_a[i * l.a_step], wide_b[i * l.b_step]);
 }
 
 static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,
@@ -91,15 +88,21 @@ static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *c
   const state *s = node->state;
   const int64_t size = (int64_t)s->element;
   for (int64_t task = begin; task < end; task++) {
-    int64_t row = task / s->pieces, first = task % s->pieces * s->piece, rest = row, a = 0, b = 0;
+    int64_t first = task % s->pieces * s->piece, rest = task / s->pieces, a = 0, b = 0;
+    int64_t row = rest % s->row_pieces * s->row_piece, block = rest / s->row_pieces;
+    loops l = s->l;
+    l.rows = ptq_min(s->row_piece, s->l.rows - row);
+    l.n = ptq_min(s->piece, s->l.n - first);
+    rest = block;
     for (int32_t d = s->rank - 1; d >= 0; d--) {
       a += rest % s->dims[d] * s->a_stride[d];
       b += rest % s->dims[d] * s->b_stride[d];
       rest /= s->dims[d];
     }
-    s->inner(&s->op, ptq_min(s->piece, s->n - first), in[0] + (a + first * s->a_step) * size,
-             s->a_step, in[1] + (b + first * s->b_step) * size, s->b_step,
-             out[0] + (row * s->n + first) * size);
+    a += row * l.a_row + first * l.a_step;
+    b += row * l.b_row + first * l.b_step;
+    s->inner(&s->op, l, in[0] + a * size, in[1] + b * size,
+             out[0] + ((block * s->l.rows + row) * s->l.n + first) * size);
   }
   return PTQ_OK;
 }
@@ -120,22 +123,30 @@ static ptq_status broadcast(const ptq_build *build, const ptq_value *x, const pt
 
 /* Join neighbouring dimensions over which both operands are contiguous or both broadcast. */
 static void collapse(state *s, const ptq_value *y, const int64_t *a, const int64_t *b) {
-  s->n = 1;
+  s->l = (loops){.rows = 1, .n = 1};
   int32_t d = y->rank - 1;
   while (d >= 0 && y->dims[d] == 1) d--;
   if (d >= 0) {
-    s->a_step = a[d];
-    s->b_step = b[d];
+    s->l.a_step = a[d];
+    s->l.b_step = b[d];
     for (; d >= 0; d--) {
       bool one = y->dims[d] == 1;
-      if (!one && (a[d] != s->a_step * s->n || b[d] != s->b_step * s->n)) break;
-      s->n *= y->dims[d];
+      if (!one && (a[d] != s->l.a_step * s->l.n || b[d] != s->l.b_step * s->l.n)) break;
+      s->l.n *= y->dims[d];
     }
   }
   for (int32_t i = 0; i <= d; i++) {
     s->dims[i] = y->dims[i];
     s->a_stride[i] = a[i];
     s->b_stride[i] = b[i];
+  }
+  if (d >= 0) { /* the next dimension makes the rows */
+    s->l.rows = y->dims[d];
+    s->l.a_row = a[d];
+    s->l.b_row = b[d];
+    while (d > 0 && a[d - 1] == s->l.a_row * s->l.rows && b[d - 1] == s->l.b_row * s->l.rows)
+      s->l.rows *= y->dims[--d];
+    d--;
   }
   s->rank = d + 1;
 }
@@ -186,11 +197,13 @@ ptq_status ptq_prepare_binary(const ptq_build *build, ptq_node *node) {
              : !fast                 ? any_u8
              : node->kind == PTQ_MUL ? PTQ_SELECT(build, multiply)
                                      : PTQ_SELECT(build, add);
-  s->piece = ptq_min(s->n, 16384);
-  s->pieces = (s->n + s->piece - 1) / s->piece;
+  s->piece = ptq_min(s->l.n, 16384);
+  s->pieces = (s->l.n + s->piece - 1) / s->piece;
+  s->row_piece = s->pieces > 1 ? 1 : ptq_min(s->l.rows, ptq_max(1, 16384 / s->l.n));
+  s->row_pieces = (s->l.rows + s->row_piece - 1) / s->row_piece;
   a->keep = a->keep || a->role == PTQ_CONSTANT;
   b->keep = b->keep || b->role == PTQ_CONSTANT;
-  node->tasks = y->count / s->n * s->pieces;
+  node->tasks = y->count / (s->l.n * s->l.rows) * s->row_pieces * s->pieces;
   node->work = (double)y->count * 2;
   node->run = run;
   node->kernel = fast ? ptq_isa_name(build->isa) : "scalar";

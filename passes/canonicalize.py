@@ -8,7 +8,7 @@ from typing import ClassVar
 from ..ir import Graph
 from ..ir.shapes import infer
 from .base import Context, Pass
-from .canonical import activations, arithmetic, constants, defaults, inline, linear, noops, relu
+from .canonical import arithmetic, clips, constants, defaults, gates, inline, linear, noops, relu
 from .canonical.masks import clip_masks
 from .driver import apply
 from .opset import raise_opset
@@ -18,7 +18,8 @@ RULES = (
     *constants.RULES,
     *inline.RULES,
     *defaults.RULES,
-    *activations.RULES,
+    *clips.RULES,
+    *gates.RULES,
     *relu.RULES,
     *linear.RULES,
     *arithmetic.RULES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...ir import Node, Value
 from ..base import single_reader
 from ..driver import Rewriter, Rule
-from .activations import bounds
+from .clips import bounds
 
 NEVER_NEGATIVE = ("Relu", "Sigmoid", "Softmax", "HardSigmoid", "Softplus")
 KEEPS_SIGN = (

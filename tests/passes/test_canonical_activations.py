@@ -5,7 +5,7 @@ import pytest
 from rewriting import apply, net, noise, only, operand, ops
 
 from ptq_opt.ir import Graph
-from ptq_opt.passes.canonical.activations import bounds
+from ptq_opt.passes.canonical.clips import bounds
 from ptq_opt.passes.canonicalize import Canonicalize
 
 NUMBERS = {

@@ -18,7 +18,7 @@ from ..ir.samples import Samples, open_samples, random_samples
 from ..ir.target import DEFAULT as DEFAULT_TARGET
 from ..ir.target import Target, find_target
 from ..passes import Context, Instruments, Pass, Pipeline
-from ..passes.base import Progress, no_progress
+from ..passes.base import Progress, no_progress, selects
 from ..passes.registry import DEFAULT
 from .checks import check_exclude, check_source
 from .fidelity import Reference
@@ -169,7 +169,7 @@ def quantize(
     report.decisions = [Decision(**entry) for entry in context.results.get("plan", ())]
     report.conversions = conversions(graph)
     report.weight_bytes, report.nodes = (size, weight_bytes(graph)), (nodes, len(graph))
-    report.warnings = _warnings(report, made_up=data is None)
+    report.warnings = _warnings(report, graph, context.exclude, made_up=data is None)
     report.seconds = time.perf_counter() - start
     return Result(graph, report)
 
@@ -199,8 +199,15 @@ def _remembering(instruments: Instruments | None, reference: Reference | None) -
     return replace(given, after=(*given.after, remember))
 
 
-def _warnings(report: Report, *, made_up: bool) -> list[str]:
+def _warnings(report: Report, graph: Graph, exclude: Sequence[str], *, made_up: bool) -> list[str]:
     found = []
+    left = [node for node in graph if node.precision == "float"]
+    for pattern in exclude if report.decisions else ():
+        if not any(selects(pattern, node) for node in left):
+            found.append(
+                f"--exclude '{pattern}' keeps nothing in float: the operators it selects have "
+                "become part of others, exclude these"
+            )
     if made_up and report.samples:
         found.append(NO_DATA)
     if report.decisions and all(d.precision == "float" for d in report.decisions):

@@ -226,3 +226,20 @@ def test_masks_of_infinity_stay_in_float() -> None:
     report = quantize(onnx.parser.parse_model(text), [feeds]).report
     assert any("infinite by a mask" in note for done in report.passes for note in done.notes)
     assert report.fidelity.outputs[0].sqnr_db > 40
+
+
+def test_exclusions_without_effect_are_told(samples: list[Feeds]) -> None:
+    """A BatchNormalization is folded into the Conv before it, so it cannot stay in float."""
+    text = """
+    <ir_version: 8, opset_import: ["": 17]>
+    folded (float[1, 3, 32, 32] x) => (float[1, 3, 32, 32] y)
+    <float[3, 3, 1, 1] w = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float[3] v = {1, 2, 3}>
+    {
+        [conv] c = Conv (x, w)
+        [norm] y = BatchNormalization (c, v, v, v, v)
+    }
+    """
+    model = onnx.parser.parse_model(text)
+    lost, kept = (quantize(model, samples, exclude=[name]).report for name in ("norm", "conv"))
+    assert "--exclude 'norm' keeps nothing in float" in lost.warnings[0]
+    assert not [warning for warning in kept.warnings if "keeps nothing" in warning]

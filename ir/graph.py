@@ -9,7 +9,7 @@ change both, so that they cannot drift apart; `verify` recomputes one from the o
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -476,15 +476,3 @@ class Graph:
         self.version += 1
         if self.touched is not None and node is not self.sink:
             self.touched[node] = None
-
-
-def walk_back(values: Iterable[Value]) -> Iterator[Node]:
-    """Every operator that `values` depend on, each once, nearest first (depth-first)."""
-    stack = [v.producer for v in values if v.producer is not None]
-    seen: set[Node] = set()
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            yield node
-            stack.extend(v.producer for _, v in node.operands() if v.producer is not None)

@@ -59,7 +59,8 @@ class QuantInfo:
         axis = self.axis % len(shape)
         if self.block:
             spread: Array = np.repeat(values, self.block, axis)
-            return spread.take(range(shape[axis]), axis)
+            spread = spread.take(range(shape[axis]), axis)
+            return spread
         return values.reshape([-1 if k == axis else 1 for k in range(len(shape))])
 
     def quantize(self, real: Array) -> Array:

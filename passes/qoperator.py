@@ -137,7 +137,8 @@ def find_site(node: Node) -> Site | None:
         return None
     scale, zero = quantizer.inputs[1], quantizer.inputs[2]
     assert scale is not None and zero is not None
-    return Site(node, found, integers and integers.integers, scale, zero, quantizer.output)
+    stored = integers.integers if integers is not None else None
+    return Site(node, found, stored, scale, zero, quantizer.output)
 
 
 def _stored(value: Value | None) -> Stored | None:

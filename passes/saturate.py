@@ -11,7 +11,7 @@ import numpy as np
 from ..ir import Graph, Node, QuantInfo
 from ..ir.tensor import Array
 from .base import Context, Pass
-from .units import weight_axis, weight_slot
+from .units import integer_layers, weight_axis
 
 MOST, LEAST = 128, -128
 """255 times a pair's sum of positive (or of negative) weights must fit int16."""
@@ -36,19 +36,15 @@ class Saturate(Pass):
         """Adjust the grids of weights."""
         if not context.target.saturating_pairs:
             return
-        for node in graph.order():
-            slot = weight_slot(node)
-            weights = node.inputs[slot] if slot is not None else None
-            if node.precision != "int8" or weights is None or weights.quant is None:
-                continue
+        for node, weights, info in integer_layers(graph):
             context.report.matched += 1
-            rows = filters(weights.quant.quantize(weights.numpy()), node)
+            rows = filters(info.quantize(weights.numpy()), node)
             unsafe = overflows(rows)
             if unsafe.any():
                 context.report.rewritten += 1
                 share = f"{int(unsafe.sum())} of {unsafe.size}"
                 context.report.note(f"{node.label}: {share} filters lose a bit to 16-bit sums")
-                weights.quant = coarser(weights.quant, unsafe)
+                weights.quant = coarser(info, unsafe)
 
 
 def filters(weights: Array, node: Node) -> Array:

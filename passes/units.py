@@ -6,12 +6,12 @@ the way out. The grid of a unit's result belongs behind that function, never bet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..ir import DType, Graph, Node, Value
+from ..ir import DType, Graph, Node, QuantInfo, Value
 from ..ir.target import Kind, Target
 from .base import selects, single_reader
 from .pattern import scalar
@@ -65,6 +65,15 @@ def weight_slot(node: Node) -> int | None:
     if node.is_op("MatMul") and node.inputs[1] is not None and node.inputs[1].is_constant:
         return 1
     return None
+
+
+def integer_layers(graph: Graph) -> Iterator[tuple[Node, Value, QuantInfo]]:
+    """Operators planned to run in integers that have weights, with these and their grid."""
+    for node in graph.order():
+        slot = weight_slot(node)
+        weights = node.inputs[slot] if slot is not None else None
+        if node.precision == "int8" and weights is not None and weights.quant is not None:
+            yield node, weights, weights.quant
 
 
 def bias_slot(node: Node) -> int | None:

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..ir import Graph, Node, QuantInfo
+from ..ir import Graph, Node, QuantInfo, Value
 from ..ir.tensor import Array
 from .base import Context, Pass
-from .units import bias_slot, weight_axis, weight_slot
+from .units import bias_slot, integer_layers, weight_axis
 
 BIAS_BITS = 30
 """An int32 bias may use this many bits: one more is the accumulator's."""
@@ -34,22 +34,16 @@ class ZeroFilter(Pass):
 
     def run(self, graph: Graph, context: Context) -> None:
         """Adjust the grids of weights."""
-        for node in graph.order():
-            slot = weight_slot(node)
-            weights = node.inputs[slot] if slot is not None else None
-            if node.precision != "int8" or weights is None or weights.quant is None:
-                continue
+        for node, weights, info in integer_layers(graph):
             context.report.matched += 1
-            self._adjust(node, context)
+            self._adjust(node, weights, info, context)
 
-    def _adjust(self, node: Node, context: Context) -> None:
-        slot, data = weight_slot(node), node.inputs[0]
-        assert slot is not None and data is not None and data.quant is not None
-        weights = node.inputs[slot]
-        assert weights is not None and weights.quant is not None
+    def _adjust(self, node: Node, weights: Value, info: QuantInfo, context: Context) -> None:
+        data = node.inputs[0]
+        assert data is not None and data.quant is not None
         bias_at = bias_slot(node)
         bias = node.input(bias_at) if bias_at is not None else None
-        magnitudes = _per_scale(np.abs(weights.numpy()), node, weights.quant, np.max)
+        magnitudes = _per_scale(np.abs(weights.numpy()), node, info, np.max)
         biases = (
             np.zeros(1) if bias is None else np.abs(bias.numpy().astype(np.float64).reshape(-1))
         )
@@ -57,17 +51,15 @@ class ZeroFilter(Pass):
         dead = magnitudes == 0.0
         if out is not None:
             reach = float(np.max(np.abs(data.quant.range)))
-            sums = _per_scale(np.abs(weights.numpy()), node, weights.quant, np.sum)
+            sums = _per_scale(np.abs(weights.numpy()), node, info, np.sum)
             dead |= sums * reach < float(out.scale) / 4
-        scale = adjusted_scales(
-            weights.quant.scale, magnitudes, dead, biases, float(data.quant.scale), out
-        )
+        scale = adjusted_scales(info.scale, magnitudes, dead, biases, float(data.quant.scale), out)
         if dead.any():
-            where = "" if weights.quant.axis is None else f" (channels {np.flatnonzero(dead)[:8]})"
+            where = "" if info.axis is None else f" (channels {np.flatnonzero(dead)[:8]})"
             context.report.note(f"{node.label}: {int(dead.sum())} dead filters{where}")
-        if not np.array_equal(scale, weights.quant.scale):
+        if not np.array_equal(scale, info.scale):
             context.report.rewritten += 1
-            weights.quant = dataclasses.replace(weights.quant, scale=scale)
+            weights.quant = dataclasses.replace(info, scale=scale)
 
 
 def adjusted_scales(

@@ -16,7 +16,7 @@ LAYER_NORMALIZATION = 17
 
 
 def gemm_factors(node: Node, rw: Rewriter) -> bool:
-    """alpha, beta and transB of a constant weight and bias move into the constants."""
+    """Fold alpha, beta and transB into constants; a weight only transposed is a view, no copy."""
     weight, bias = node.inputs[1], node.input(2)
     attrs, graph = node.attrs, rw.graph
     if weight is None or not is_float(weight):
@@ -38,7 +38,7 @@ def gemm_factors(node: Node, rw: Rewriter) -> bool:
 
 def _scaled(array: Array, factor: float) -> Array:
     if factor == 1:
-        return np.ascontiguousarray(array)
+        return array
     scaled: Array = (array.astype(np.float64) * factor).astype(array.dtype)
     return scaled
 

@@ -59,8 +59,7 @@ class QuantInfo:
         axis = self.axis % len(shape)
         if self.block:
             spread: Array = np.repeat(values, self.block, axis)
-            spread = spread.take(range(shape[axis]), axis)
-            return spread
+            return spread.take(range(shape[axis]), axis)
         return values.reshape([-1 if k == axis else 1 for k in range(len(shape))])
 
     def quantize(self, real: Array) -> Array:
@@ -69,7 +68,8 @@ class QuantInfo:
         zero = self._spread(self.zero_point.astype(np.float32), real.shape)
         low, high = self.limits
         steps = np.rint(np.asarray(real, np.float32) / scale) + zero
-        return np.clip(steps, low, high).astype(np.int32)
+        integers: Array = np.clip(steps, low, high).astype(np.int32)
+        return integers
 
     def dequantize(self, integers: Array) -> Array:
         """Reals (float32) that the integers stand for."""

@@ -31,7 +31,7 @@ from .values import (
     static,
 )
 
-FEW_CHANNELS = 16
+FEW_CHANNELS = 33
 """Below this a convolution reads rows of its window at once if nothing has to be padded."""
 
 

@@ -183,7 +183,7 @@ ptq_status ptq_conv_geometry(const ptq_build *build, const ptq_node *node, ptq_c
   if (!transposed) {
     /* Few channels and no padding: one row of the window is contiguous in memory, which wastes
      * less of each group of four than its pixels one by one (the 3-channel first layer). */
-    bool merge = c->groups == 1 && !c->depthwise && c->group_in < 16 && w.kernel[2] > 1 &&
+    bool merge = c->groups == 1 && !c->depthwise && c->group_in <= 32 && w.kernel[2] > 1 &&
                  w.dilation[2] == 1 && inside(c, &w);
     if (merge) c->k *= w.kernel[2];
     c->steps = (c->k + 3) / 4;

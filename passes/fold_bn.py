@@ -13,8 +13,10 @@ from .absorb import absorb_after, absorb_before, spread
 from .base import Context, Pass, Skip, single_reader
 from .canonical import relu
 from .canonical.arithmetic import collapse
+from .canonical.gates import ends_gelu
 from .driver import Rewriter, Rule, apply
-from .linear_weights import LINEAR, is_constant_float
+from .linear_weights import LINEAR
+from .pattern import is_constant_float
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def constant_operand(node: Node) -> tuple[Value, Array] | None:
 def forwards(node: Node, rw: Rewriter) -> bool:
     """Fold x * scale, or x + shift, into everything that reads it."""
     found = constant_operand(node)
-    if found is None:
+    if found is None or ends_gelu(node):
         return False
     x, c = found
     scale, shift = (c, np.zeros_like(c)) if node.op == "Mul" else (np.ones_like(c), c)

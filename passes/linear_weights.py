@@ -7,6 +7,7 @@ import numpy as np
 from ..ir import Node, Value
 from ..ir.tensor import Array
 from .base import Skip
+from .pattern import is_constant_float
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -27,11 +28,6 @@ def constants(node: Node) -> tuple[Value, Array, Array | None]:
     if w.ndim < 2 or node.attrs.get("transA", 0):
         raise Skip(f"{node.op} does not keep channels apart")
     return weight, w, bias.numpy().astype(np.float64) if bias is not None else None
-
-
-def is_constant_float(value: Value | None) -> bool:
-    """True for a constant of a real floating point type."""
-    return value is not None and value.is_constant and bool(value.dtype and value.dtype.is_float)
 
 
 def output_channels(node: Node, shape: tuple[int, ...]) -> int:

@@ -158,6 +158,11 @@ def scalar(value: Value | None) -> float | None:
     return float(value.numpy().reshape(()))
 
 
+def is_constant_float(value: Value | None) -> bool:
+    """True for a constant of a real floating point type."""
+    return value is not None and value.is_constant and bool(value.dtype and value.dtype.is_float)
+
+
 def is_scalar(value: Value, number: float) -> bool:
     """True for a one-element constant equal to `number` (to float32 precision)."""
     found = scalar(value)

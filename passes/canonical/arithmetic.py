@@ -11,6 +11,8 @@ from ...ir import DType, Node, Value
 from ...ir.tensor import Array
 from ..base import Skip, single_reader
 from ..driver import Rewriter, Rule
+from ..pattern import is_constant_float
+from .gates import ends_gelu
 
 LARGEST = 1e30
 """Constants beyond this are masks, not factors; products of them may overflow."""
@@ -30,7 +32,7 @@ def sum_to_adds(node: Node, rw: Rewriter) -> bool:
 def subtract_constant(node: Node, rw: Rewriter) -> bool:
     """Subtracting a constant is adding its negative."""
     x, c = node.inputs
-    if x is None or c is None or not is_float(c) or x.is_constant:
+    if x is None or c is None or not is_constant_float(c) or x.is_constant:
         return False
     negative = rw.constant(-c.numpy(), c.name)
     rw.replace(node.output, rw.add("Add", x, negative, name=node.name, like=node.output))
@@ -40,7 +42,7 @@ def subtract_constant(node: Node, rw: Rewriter) -> bool:
 def divide_by_constant(node: Node, rw: Rewriter) -> bool:
     """Dividing by a constant is multiplying with its inverse; Div before Erf stays, see `gelu`."""
     x, c = node.inputs
-    if x is None or c is None or not is_float(c) or x.is_constant:
+    if x is None or c is None or not is_constant_float(c) or x.is_constant:
         return False
     if any(reader.is_op("Erf") for reader in node.output.consumers):
         return False
@@ -68,10 +70,10 @@ def collapse(node: Node, rw: Rewriter) -> bool:
     inner = x.producer if x is not None else None
     if x is None or c is None or inner is None or not inner.is_op("Mul", "Add"):
         return False
-    if not is_float(c) or single_reader(x) is not node:
+    if not is_constant_float(c) or single_reader(x) is not node or ends_gelu(inner):
         return False
     data, before = inner.inputs
-    if data is None or before is None or not is_float(before) or data.is_constant:
+    if data is None or before is None or not is_constant_float(before) or data.is_constant:
         return False
     if node.op == "Add" and inner.op == "Mul":
         return False  # the form wanted
@@ -102,7 +104,7 @@ def _like(rw: Rewriter, array: Array, like: Value) -> Value:
 def neutral(node: Node, rw: Rewriter) -> bool:
     """Adding 0 or multiplying with 1 changes nothing."""
     x, c = node.inputs
-    if x is None or c is None or not is_float(c) or c.const is None or x.shape is None:
+    if x is None or c is None or not is_constant_float(c) or c.const is None or x.shape is None:
         return False
     broadcast = c.const.shape
     if len(broadcast) > len(x.shape) or any(
@@ -113,11 +115,6 @@ def neutral(node: Node, rw: Rewriter) -> bool:
         return False
     rw.replace(node.output, x)
     return True
-
-
-def is_float(value: Value) -> bool:
-    """True for a constant of a real floating point type."""
-    return value.is_constant and value.dtype is not None and value.dtype.is_float
 
 
 RULES = (

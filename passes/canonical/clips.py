@@ -9,8 +9,7 @@ import numpy as np
 from ...ir import DType, Node, Value
 from ..base import single_reader
 from ..driver import Rewriter, Rule
-from ..pattern import scalar
-from .arithmetic import is_float
+from ..pattern import is_constant_float, scalar
 
 LARGEST_FLOAT, LARGEST_FLOAT16 = 3.4e38, 65504.0
 """Bounds from here on are none."""
@@ -37,7 +36,7 @@ def clamp(node: Node, rw: Rewriter) -> bool:
     if len(node.inputs) != 2:
         return False
     for x, c in (node.inputs, node.inputs[::-1]):
-        if x is None or c is None or c.const is None or not is_float(c) or x.is_constant:
+        if x is None or c is None or c.const is None or not is_constant_float(c) or x.is_constant:
             continue
         bound = scalar(c)
         if bound is None or (c.const.shape and len(c.const.shape) > (x.rank or 0)):

@@ -185,6 +185,17 @@ def _written_gelu(node: Node, x: Value, g: Value, over: Node, rw: Rewriter) -> V
     return rw.add("Mul", rw.add("Mul", x, rw.add("Add", erf, one, like=x), like=x), half)
 
 
+def ends_gelu(node: Node) -> bool:
+    """True for the last multiplication of a written-out GELU, which has to stay for its fusion."""
+    data = node.inputs[0]
+    product = data.producer if data is not None else None
+    if not node.is_op("Mul") or product is None or not product.is_op("Mul"):
+        return False
+    sums = [v.producer for v in product.inputs if v is not None and v.producer is not None]
+    inner = [v for add in sums if add.is_op("Add") for v in add.inputs if v is not None]
+    return any(v.producer is not None and v.producer.is_op("Erf", "Tanh") for v in inner)
+
+
 def sigmoid(node: Node, rw: Rewriter) -> bool:
     """Write y / (1 + exp(-x)) as y * Sigmoid(x)."""
     reciprocal = node.op == "Reciprocal"

@@ -8,8 +8,7 @@ from ...ir import Node, Value
 from ...ir.tensor import Array
 from ..base import Skip, single_reader
 from ..driver import Rewriter, Rule
-from ..pattern import scalar
-from .arithmetic import is_float
+from ..pattern import is_constant_float, scalar
 
 LAYER_NORMALIZATION = 17
 """Operator set that brought it."""
@@ -19,10 +18,10 @@ def gemm_factors(node: Node, rw: Rewriter) -> bool:
     """Fold alpha, beta and transB into constants; a weight only transposed is a view, no copy."""
     weight, bias = node.inputs[1], node.input(2)
     attrs, graph = node.attrs, rw.graph
-    if weight is None or not is_float(weight):
+    if weight is None or not is_constant_float(weight):
         return False
     alpha, beta = attrs.get("alpha", 1.0), attrs.get("beta", 1.0)
-    fixed_bias = bias is None or is_float(bias)
+    fixed_bias = bias is None or is_constant_float(bias)
     if alpha == 1 and not attrs.get("transB", 0) and (beta == 1 or not fixed_bias):
         return False
     array = weight.numpy()
@@ -53,7 +52,7 @@ def gemm(node: Node, rw: Rewriter) -> bool:
         if x is None or weight is None or x.rank != 2 or weight.shape is None or bias.const is None:
             return False
         columns = weight.shape[-1]
-        if weight.rank != 2 or not is_float(bias) or single_reader(product) is not node:
+        if weight.rank != 2 or not is_constant_float(bias) or single_reader(product) is not node:
             return False
         if bias.const.shape not in ((columns,), (1, columns)):
             return False
@@ -224,7 +223,7 @@ def _next_constant(
     """The constant of an `op` right after `node` and that operator, if it fits `shape`."""
     reader = single_reader(node.output)
     for c in reader.inputs if reader is not None and reader.is_op(op) else ():
-        if c is not None and is_float(c) and c.shape == shape:
+        if c is not None and is_constant_float(c) and c.shape == shape:
             assert reader is not None
             return c, reader
     return None, node

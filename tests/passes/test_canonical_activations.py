@@ -7,6 +7,7 @@ from rewriting import apply, net, noise, only, operand, ops
 from ptq_opt.ir import Graph
 from ptq_opt.passes.canonical.clips import bounds
 from ptq_opt.passes.canonicalize import Canonicalize
+from ptq_opt.passes.fold_bn import FoldBatchNorm
 
 NUMBERS = {
     "zero": 0, "one": 1, "two": 2, "three": 3, "six": 6, "sixth": 1 / 6, "half": 0.5,
@@ -229,6 +230,15 @@ def test_gelu_has_one_form_before_it_was_an_operator(inner: str, outer: str) -> 
     graph = canonical(inner + outer)
     assert ops(graph) == ["Div", "Erf", "Add", "Mul", "Mul"]
     assert operand(only(graph, "Erf"), 0).producer is only(graph, "Div")
+
+
+@pytest.mark.parametrize("after", ["y = Mul(z, three)", "y = MatMul(z, w)"])
+def test_the_last_factor_of_a_written_gelu_stays(after: str) -> None:
+    outer = OUTER[0].replace("y =", "z =")
+    graph = canonical(f"{ERF[0]}{outer}\n {after}", w=noise(6, 2))
+    apply(FoldBatchNorm(), graph)
+    assert ops(graph)[:5] == ["Div", "Erf", "Add", "Mul", "Mul"]
+    assert len(graph) == 6
 
 
 def test_another_cubic_is_no_gelu() -> None:

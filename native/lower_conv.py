@@ -31,8 +31,8 @@ from .values import (
     static,
 )
 
-FEW_CHANNELS = 33
-"""Below this a convolution reads rows of its window at once if nothing has to be padded."""
+FEW_CHANNELS = 64
+"""Up to these a padded copy of the input pays: rows of the window are then read at once."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Convolution:
         begin = self.window.begin
         kernel = self.weights.integers.shape[1:-1]
         rows = kernel[-1] > 1 or (static(stored)[-1] == 1 and max(kernel) > 1)
-        few = static(stored)[1] < FEW_CHANNELS and self.window.groups == 1 and rows
+        few = static(stored)[1] <= FEW_CHANNELS and self.window.groups == 1 and rows
         if few and self.kind == Kind.CONV and any(begin + self.window.end):
             x, begin = pad_with_zero_point(low, x, self.window, stage), [0] * len(begin)
         model = low.models[stage]

@@ -50,6 +50,7 @@ class _Native:
     def __init__(self, low: Lowering, stage: int, options: Mapping[str, Any]) -> None:
         self.model = low.models[stage]
         self.kernel = Kernel(self.model, **options)
+        self.model.data.clear()  # packed by now; weights are held once
         self.inputs = self.model.numbers(Role.INPUT)
         self.outputs = self.model.numbers(Role.OUTPUT)
 

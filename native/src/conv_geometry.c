@@ -181,10 +181,10 @@ ptq_status ptq_conv_geometry(const ptq_build *build, const ptq_node *node, ptq_c
   c->phases = ptq_alloc((size_t)c->phase_count * sizeof *c->phases);
   if (!c->phases) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
   if (!transposed) {
-    /* Few channels and no padding: one row of the window is contiguous in memory, which wastes
-     * less of each group of four than its pixels one by one (the 3-channel first layer). */
-    bool merge = c->groups == 1 && !c->depthwise && c->group_in <= 32 && w.kernel[2] > 1 &&
-                 w.dilation[2] == 1 && inside(c, &w);
+    /* Without padding a row of the window is contiguous in memory: fewer, longer taps, which fill
+     * the groups of four better (the 3-channel first layer). */
+    bool merge =
+        c->groups == 1 && !c->depthwise && w.kernel[2] > 1 && w.dilation[2] == 1 && inside(c, &w);
     if (merge) c->k *= w.kernel[2];
     c->steps = (c->k + 3) / 4;
     status = plain_phase(build, c, &w, merge);

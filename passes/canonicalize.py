@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import onnx
+
 from ..ir import Graph
 from ..ir.shapes import infer
 from .base import Context, Pass
@@ -43,6 +45,12 @@ class Canonicalize(Pass):
     preserves_function: ClassVar[bool] = True
 
     min_opset: int = 13
+
+    def __post_init__(self) -> None:
+        """Check the option."""
+        newest = onnx.defs.onnx_opset_version()
+        if not 13 <= self.min_opset <= newest:
+            raise ValueError(f"min-opset is from 13 to {newest}, not {self.min_opset}")
 
     def run(self, graph: Graph, context: Context) -> None:
         """Apply the rules of `passes/canonical` until nothing changes."""

@@ -5,12 +5,13 @@ import itertools
 import numpy as np
 import onnx
 import pytest
-from rewriting import net, noise, only, operand, ops, run
+from rewriting import change, net, noise, only, operand, ops, run
 
 from ptq_opt.ir import Graph, load, save
 from ptq_opt.ir.text import parse
 from ptq_opt.ir.verify import verify
 from ptq_opt.passes import PassError
+from ptq_opt.passes.canonicalize import Canonicalize
 from ptq_opt.passes.invariants import difference
 from ptq_opt.passes.opset import CHANGES, raise_opset
 
@@ -172,6 +173,21 @@ def test_a_parameter_of_a_function_cannot_become_an_input() -> None:
     )
     with pytest.raises(PassError, match="attribute 'axes' is a parameter of its function"):
         raise_opset(graph, 13)
+
+
+def test_canonicalize_raises_as_far_as_it_is_told() -> None:
+    graph = net("y = ReduceMean <axes = [1]> (x)", opset=11)
+    change(Canonicalize(), graph)
+    assert graph.info.opset == 13
+    change(Canonicalize(min_opset=18), graph)
+    assert graph.info.opset == 18
+    assert "axes" not in only(graph, "ReduceMean").attrs
+
+
+@pytest.mark.parametrize("version", [12, 1000])
+def test_canonicalize_refuses_operator_sets_it_cannot_write(version: int) -> None:
+    with pytest.raises(ValueError, match=r"min-opset is from 13 to \d+, not"):
+        Canonicalize(min_opset=version)
 
 
 def test_a_model_that_is_new_enough_is_not_touched() -> None:

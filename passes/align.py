@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ..ir import Graph, Value
+from ..ir.reach import out_of_reach
 from ..ir.shapes import infer
 from ..ir.target import Target
 from ..ir.tensor import Array
@@ -91,7 +92,9 @@ class Align(Pass):
     def _by_noise(self, graph: Graph, scales: Channels, context: Context) -> None:
         """Shift and rescale where samples say that it helps."""
         shifts = find_channels(graph, "shift")
-        axes = observed_axes(scales, context.target) | observed_axes(shifts, context.target)
+        hidden = out_of_reach(graph)
+        wanted = observed_axes(scales, context.target) | observed_axes(shifts, context.target)
+        axes = {value: axis for value, axis in wanted.items() if value not in hidden}
         if not axes:
             return
         samples = context.need_samples(self.name).head(self.samples)
@@ -181,7 +184,8 @@ def observed_axes(channels: Channels, target: Target) -> dict[Value, int | None]
     for region in channels.regions:
         rounded = [value for value in region.values if is_rounded(value, target)]
         ends = [linear.source for linear in region.consumers]
-        ends += [linear.result for linear in region.producers]
+        if channels.kind == "shift":
+            ends += [linear.result for linear in region.producers]
         for value in (*rounded, *ends):
             axes = [k for k, n in enumerate(channels.of[value].shape) if n > 1]
             if len(axes) < 2 and value.rank is not None:

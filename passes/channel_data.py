@@ -21,11 +21,12 @@ SLICE_HAS_STEPS = 10
 
 @dataclass(eq=False)
 class ChannelData:
-    """One tensor, float64.
+    """One tensor.
 
     Attributes:
-        low, high: extremes of each sample, [samples, channels].
-        elements: some elements of each channel, evenly spread, [samples, channels, positions].
+        low, high: extremes of each sample, float64 [samples, channels].
+        elements: some elements of each channel, evenly spread, float32 [samples, channels,
+            positions].
     """
 
     low: Array
@@ -35,8 +36,15 @@ class ChannelData:
     def moved(self, amounts: Array) -> ChannelData:
         """The tensor without `amounts` [channels]."""
         return ChannelData(
-            self.low - amounts, self.high - amounts, self.elements - amounts[:, None]
+            self.low - amounts,
+            self.high - amounts,
+            self.elements - amounts[:, None].astype(np.float32),
         )
+
+    @property
+    def is_finite(self) -> bool:
+        """True when it holds neither NaN nor infinity."""
+        return bool(np.isfinite(self.low).all() and np.isfinite(self.high).all())
 
     def half(self, odd: bool) -> ChannelData:
         """Every other sample; all of them when there is only one."""
@@ -45,7 +53,7 @@ class ChannelData:
 
     def mean(self) -> Array:
         """Mean of each channel."""
-        found: Array = self.elements.mean(axis=(0, 2))
+        found: Array = self.elements.mean(axis=(0, 2), dtype=np.float64)
         return found
 
     def middle(self) -> Array:
@@ -62,7 +70,7 @@ class ChannelData:
     @property
     def power(self) -> Array:
         """Mean square of each channel."""
-        found: Array = np.square(self.elements).mean(axis=(0, 2))
+        found: Array = np.square(self.elements, dtype=np.float64).mean(axis=(0, 2))
         return found
 
 
@@ -81,6 +89,9 @@ def collect(
         axes: tensor -> axis of its channels, None to treat it as one channel.
         samples: feeds, run one at a time.
         advance: called with 1 after each sample.
+
+    Returns:
+        Nothing of tensors that are empty or not finite in some sample.
     """
     copy, where = clone(graph)
     fetch: list[Value] = []
@@ -96,7 +107,8 @@ def collect(
             low, high, picked = next(results), next(results), next(results)
             found[value].append((low.ravel(), high.ravel(), _rows(picked, axis)))
         advance(1)
-    return {value: _stacked(rows) for value, rows in found.items()}
+    data = {value: _stacked(rows) for value, rows in found.items()}
+    return {value: d for value, d in data.items() if d.elements.size and d.is_finite}
 
 
 def _thinned(graph: Graph, value: Value, axis: int | None) -> Value:
@@ -118,7 +130,7 @@ def _rows(array: Array, axis: int | None) -> Array:
     """[channels, positions], evenly thinned to `POSITIONS`."""
     rows = array.reshape(1, -1) if axis is None else np.moveaxis(array, axis, 0)
     rows = rows.reshape(len(rows), -1)
-    return rows[:, :: max(1, ceil(rows.shape[1] / POSITIONS))].astype(np.float64)
+    return rows[:, :: max(1, ceil(rows.shape[1] / POSITIONS))].astype(np.float32)
 
 
 def _stacked(rows: list[tuple[Array, Array, Array]]) -> ChannelData:

@@ -24,6 +24,11 @@ from .regions import Channels, Linear, Region
 
 RULES = ("mean-max", "min-max")
 """How ranges may follow from samples; methods of `ir.calibration`."""
+COHERENCE = 10.0
+"""Weight of errors of rounded weights. They are alike at all positions of a feature map, so that
+the sums over windows behind do not average them out as they do those of rounded activations. The
+weights alone cost MobileNet-v2 21 dB of SQNR, its linear bottlenecks' activations 32 dB, where the
+energies of the errors at the next operators suggest the opposite."""
 MULTIPLIES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators whose weights are rounded and whose sums carry errors on."""
 
@@ -133,10 +138,10 @@ class RegionNoise:
             total += self._rounding(value, factors, amounts)
         for rows in self.read:
             lost = rows.noise(factors, self._power(rows.linear.source, amounts), self.target)
-            total += lost.sum() / self.readers.signal[rows.linear]
+            total += COHERENCE * lost.sum() / self.readers.signal[rows.linear]
         for rows in self.made:
             lost = rows.noise(factors, self.data[rows.linear.source].power, self.target)
-            total += lost @ self.readers.of[rows.outs]
+            total += COHERENCE * lost @ self.readers.of[rows.outs]
         return total
 
     def _power(self, source: Value, amounts: Array) -> Array:

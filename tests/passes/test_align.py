@@ -270,3 +270,23 @@ def test_nothing_to_align() -> None:
 def test_options_are_checked(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="samples must be at least 1, limit greater than 1"):
         Align(**options)  # type: ignore[arg-type]
+
+
+def test_behind_what_cannot_run_nothing_is_changed() -> None:
+    graph = net(
+        "h = other.Thing (x)\nc = Conv (h, w)\nr = Relu (c)\ny = Conv (r, v)",
+        w=noise(16, 4, 1, 1) * SPREAD[:, None, None, None], v=noise(8, 16, 1, 1),
+    )  # fmt: skip
+    context = Context(find_target("ort-cpu"), open_samples(inputs(4), graph.inputs))
+    Align().run(graph, context)
+    assert context.report.rewritten == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_tensors_that_are_not_finite_are_left_to_calibration() -> None:
+    graph = uneven()
+    bias = graph.find("b")
+    graph.set_input(*next(iter(bias.uses)), graph.constant(np.full(16, np.inf, np.float32)))
+    context = Context(find_target("ort-cpu"), open_samples(inputs(4), graph.inputs))
+    Align().run(graph, context)
+    assert context.report.rewritten == 0

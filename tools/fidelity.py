@@ -83,8 +83,9 @@ class Tally(Noise):
 
 
 def energy(array: Array) -> float:
-    """Sum of squares, in the precision of `array`: a dB needs no more, and BLAS is fast."""
-    return float(np.vdot(array, array))
+    """Sum of squares, in single precision: a dB needs no more, and BLAS is fast."""
+    flat = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
+    return float(np.vdot(flat, flat))
 
 
 class Reference:
@@ -123,17 +124,18 @@ class Reference:
         self._inner = clone(graph)[0]
 
     def compare(self, graph: Graph) -> Fidelity:
-        """How near `graph` is to the float model."""
-        try:
-            outputs = self._compare_outputs(graph)
-        except ModelError as error:
-            return Fidelity(missing=str(error))
+        """How near `graph` is to the float model; what fails is told in `missing`."""
+        outputs: list[OutputFidelity] = []
         layers: list[LayerFidelity] = []
         missing = [self._missing] if self._missing else []
-        if any(node.op.startswith("QLinear") for node in graph):
-            missing.append("layers of integer operators (quant{format=qdq} shows them)")
-        elif self._inner is not None:
-            layers = list(self._compare_layers(graph, self._inner))
+        try:
+            outputs = self._compare_outputs(graph)
+            if any(node.op.startswith("QLinear") for node in graph):
+                missing.append("layers of integer operators (quant{format=qdq} shows them)")
+            elif self._inner is not None:
+                layers = list(self._compare_layers(graph, self._inner))
+        except ModelError as error:
+            missing.append(str(error))
         return Fidelity(len(self._outputs), self.unseen, outputs, layers, "; ".join(missing))
 
     def _shown(self, graph: Graph) -> list[Value]:

@@ -167,3 +167,19 @@ def test_integer_operators_hide_layers_but_not_outputs(
     assert report.fidelity.layers == []
     assert "format=qdq" in report.fidelity.missing
     assert report.fidelity.outputs[0].sqnr_db > 20
+
+
+def test_a_result_that_does_not_run_is_told(model: onnx.ModelProto, samples: list[Feeds]) -> None:
+    graph = load(model)
+    reference = Reference(graph, open_samples(samples[:2], graph.inputs), unseen=True)
+    result = graph.order()[-1].output
+    graph.set_outputs([graph.add("Strange", [result], domain="mine").output], ["y"])
+    found = reference.compare(graph)
+    assert "Strange" in found.missing
+    assert (found.samples, found.outputs, found.layers) == (2, [], [])
+
+
+def test_half_precision_is_summed_in_single() -> None:
+    noise = Noise()
+    noise.add(np.full(100_000, 8, np.float16), np.full(100_000, 7, np.float16))
+    assert noise.db == pytest.approx(20 * math.log10(8))

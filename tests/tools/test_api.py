@@ -243,3 +243,17 @@ def test_exclusions_without_effect_are_told(samples: list[Feeds]) -> None:
     lost, kept = (quantize(model, samples, exclude=[name]).report for name in ("norm", "conv"))
     assert "--exclude 'norm' keeps nothing in float" in lost.warnings[0]
     assert not [warning for warning in kept.warnings if "keeps nothing" in warning]
+
+
+def test_operators_of_functions_can_be_excluded(samples: list[Feeds]) -> None:
+    text = """
+    <ir_version: 8, opset_import: ["": 17, "own": 1]>
+    called (float[1, 3, 32, 32] x) => (float[1, 3, 32, 32] y) { [block] y = own.Twice (x) }
+    <domain: "own", opset_import: ["": 17]> Twice (v) => (w) { [inner] w = Add (v, v) }
+    """
+    model = onnx.parser.parse_model(text)
+    (node,) = [d.node for d in quantize(model, samples).report.decisions]
+    report = quantize(model, samples, exclude=[f"^{node}$"]).report
+    assert report.decisions[0].reason.startswith("excluded by")
+    lost = quantize(model, samples, exclude=["nowhere"]).report
+    assert "--exclude 'nowhere' keeps nothing in float" in lost.warnings[0]

@@ -1,12 +1,13 @@
 /* A small pool of threads. Workers spin for a moment after a job, since the next operator follows
- * within microseconds, and sleep when none comes. */
+ * within microseconds, and sleep when none comes. The caller never waits for a worker that has not
+ * joined the job: on a busy machine the system may let it run only milliseconds later. */
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 
 #include "internal.h"
 
-enum { SPINS = 4000 };
+enum { SPINS = 4000, CLOSED = 1 << 20 };
 
 typedef struct {
   ptq_pool *pool;
@@ -18,7 +19,7 @@ struct ptq_pool {
   pthread_mutex_t mutex, owner;
   pthread_cond_t wake;
   atomic_uint generation; /* of the current job */
-  atomic_int running;     /* workers that have not finished it */
+  atomic_int joined;      /* workers at it; less CLOSED once nobody may join any more */
   atomic_bool stop;
   ptq_job *job;
   void *context;
@@ -47,14 +48,23 @@ static unsigned next_job(ptq_pool *pool, unsigned seen) {
   return atomic_load(&pool->generation);
 }
 
+/* Take part in the current job if it is still open. */
+static void join(ptq_pool *pool, int number) {
+  int now = atomic_load(&pool->joined);
+  do {
+    if (now < 0) return;
+  } while (!atomic_compare_exchange_weak(&pool->joined, &now, now + 1));
+  pool->job(pool->context, number);
+  atomic_fetch_sub(&pool->joined, 1);
+}
+
 static void *work(void *argument) {
   worker *w = argument;
   ptq_pool *pool = w->pool;
   for (unsigned seen = 0;;) {
     seen = next_job(pool, seen);
     if (atomic_load(&pool->stop)) return NULL;
-    pool->job(pool->context, w->number);
-    atomic_fetch_sub_explicit(&pool->running, 1, memory_order_release);
+    join(pool, w->number);
   }
 }
 
@@ -68,6 +78,7 @@ static void announce(ptq_pool *pool) {
 ptq_pool *ptq_pool_create(int threads) {
   ptq_pool *pool = calloc(1, sizeof *pool + (size_t)threads * sizeof *pool->workers);
   if (!pool) return NULL;
+  atomic_init(&pool->joined, -CLOSED);
   pthread_mutex_init(&pool->mutex, NULL);
   pthread_mutex_init(&pool->owner, NULL);
   pthread_cond_init(&pool->wake, NULL);
@@ -100,10 +111,11 @@ void ptq_pool_release(ptq_pool *pool) { pthread_mutex_unlock(&pool->owner); }
 void ptq_pool_run(ptq_pool *pool, ptq_job *job, void *context) {
   pool->job = job;
   pool->context = context;
-  atomic_store(&pool->running, pool->count);
+  atomic_store(&pool->joined, 0);
   announce(pool);
   job(context, 0);
-  for (int i = 0; atomic_load_explicit(&pool->running, memory_order_acquire) > 0; i++)
+  atomic_fetch_sub(&pool->joined, CLOSED);
+  for (int i = 0; atomic_load(&pool->joined) != -CLOSED; i++)
     if (i < SPINS)
       pause_cpu();
     else

@@ -144,6 +144,7 @@ static void make_conv(random_model *m, int32_t kind) {
   int depthwise = pick(4) == 0;
   int32_t groups = depthwise ? random_channels() : pick(4) ? 1 : random_int(2, 4);
   int32_t gi = depthwise ? 1 : random_channels(), go = depthwise ? 1 : random_channels();
+  if (!depthwise && pick(40) == 0) groups = 1, gi = 60, go = 90; /* enough to be shared out */
   int32_t batch = random_int(1, 2), in_type = pick(12) ? activation_type() : PTQ_S16;
   int32_t out_type = pick(8)   ? activation_type()
                      : pick(3) ? (pick(2) ? PTQ_S32 : PTQ_F32)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -239,11 +238,3 @@ def test_the_error_family_is_not_needed_to_run(run: Run, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(api, "quantize", fail)
     assert run("model.onnx").stderr == "ptq-opt: error: as it is\n"
-
-
-def test_the_documentation_has_every_option() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
-    table = re.findall(r"^\| (`-.*?) \|", text, re.M)
-    documented = {name for row in table for name in re.findall(r"--[a-z-]+", row)}
-    options = {name for option in main.params for name in option.opts if name.startswith("--")}
-    assert documented == options - {"--version", "--help"}

@@ -186,8 +186,11 @@ def observed_axes(channels: Channels, target: Target) -> dict[Value, int | None]
         ends = [linear.source for linear in region.consumers]
         if channels.kind == "shift":
             ends += [linear.result for linear in region.producers]
+        if not target.weights.per_channel:  # the rounding of producers' weights is predicted, too
+            ends += [linear.source for linear in region.producers]
         for value in (*rounded, *ends):
-            axes = [k for k, n in enumerate(channels.of[value].shape) if n > 1]
+            shape = channels.of[value].shape if value in channels.of else ()
+            axes = [k for k, n in enumerate(shape) if n > 1]
             if len(axes) < 2 and value.rank is not None:
                 found[value] = axes[0] if axes else None
     return found

@@ -61,6 +61,7 @@ def sensitivity(channels: Channels, data: Mapping[Value, ChannelData]) -> Sensit
         if signal > 0:
             found.signal[linear] = signal
             np.add.at(found.of, linear.ins, gain / signal)
+    found.of[0] = 0.0  # stands for many tensors
     for out, parts in reversed(channels.joins):
         for part in parts:
             np.add.at(found.of, np.broadcast_to(part, out.shape), found.of[out])

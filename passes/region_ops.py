@@ -226,8 +226,11 @@ def concat(walk: Walk, node: Node) -> None:
     if not all(isinstance(n, int) for n in sizes):
         raise Skip("the sizes of its operands are not known")
     common = np.broadcast_shapes(*((*p.shape[:axis], 1, *p.shape[axis + 1 :]) for p in parts))
-    shapes = [(*common[:axis], n, *common[axis + 1 :]) for n in sizes]
-    spread = [np.broadcast_to(p, shape) for p, shape in zip(parts, shapes, strict=True)]
+    spread = []
+    for value, part, n in zip(node.inputs, parts, sizes, strict=True):
+        shape = (*common[:axis], n, *common[axis + 1 :])
+        known = value in walk.of
+        spread.append(np.broadcast_to(part, shape) if known else walk.still(shape))
     walk.of[node.output] = np.concatenate(spread, axis)
 
 

@@ -26,6 +26,7 @@ from ..ir.tensor import Array
 from .base import Skip
 
 Kind = Literal["scale", "shift"]
+UNCHANGED = "it meets a tensor that keeps its scale"
 
 
 @dataclass(eq=False)
@@ -134,16 +135,22 @@ class Walk:
         self.offsets: list[Offset] = []
         self.joins: list[tuple[Array, list[Array]]] = []
         self.links: list[tuple[Array, Array]] = []
-        self.freezes: list[tuple[Array, str]] = [
-            (np.zeros(1, np.int64), "it meets a tensor that keeps its scale")
-        ]
+        self.freezes: list[tuple[Array, str]] = [(np.zeros(1, np.int64), UNCHANGED)]
 
     def fresh(self, value: Value, shape: Sequence[int]) -> Array:
         """Give `value` new ids."""
+        self.of[value] = self._new(shape)
+        return self.of[value]
+
+    def _new(self, shape: Sequence[int]) -> Array:
         size = int(np.prod(shape))
-        ids = np.arange(self.count, self.count + size).reshape(shape)
         self.count += size
-        self.of[value] = ids
+        return np.arange(self.count - size, self.count).reshape(shape)
+
+    def still(self, shape: Sequence[int]) -> Array:
+        """New ids of channels that stay as they are."""
+        ids = self._new(shape)
+        self.freeze(ids, UNCHANGED)
         return ids
 
     def link(self, a: Array, b: Array) -> None:

@@ -290,3 +290,19 @@ def test_tensors_that_are_not_finite_are_left_to_calibration() -> None:
     context = Context(find_target("ort-cpu"), open_samples(inputs(4), graph.inputs))
     Align().run(graph, context)
     assert context.report.rewritten == 0
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_ranges_that_do_not_recur_on_other_samples_are_left_alone(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    levels = np.exp(rng.standard_normal((8, 1, 16, 1, 1)))  # of a channel, anew in each sample
+    x = (np.abs(rng.standard_normal((8, 1, 16, 6, 6))) ** 3 * levels).astype(np.float32)
+    graph = net(
+        "c = Conv (x, w)\nr = Relu (c)\ny = Conv (r, v)", "float[1,16,6,6] x",
+        w=np.eye(16, dtype=np.float32)[..., None, None], v=noise(8, 16, 1, 1),
+    )  # fmt: skip
+    context = Context(
+        find_target("ort-cpu"), open_samples([{"x": item} for item in x], graph.inputs)
+    )
+    Align().run(graph, context)
+    assert context.report.rewritten == 0

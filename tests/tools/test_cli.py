@@ -230,7 +230,7 @@ def test_a_failing_pass_prints_how_to_reproduce(run: Run, monkeypatch: pytest.Mo
     assert "boom" in run(*shlex.split(command)[1:]).stderr
 
 
-def test_the_error_family_is_not_needed_to_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_is_one_message(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     import ptq_opt.tools.api as api
 
     def fail(*_: object, **__: object) -> None:

@@ -23,10 +23,11 @@ from ptq_opt import native
 
 def feeds_for(session: ort.InferenceSession) -> dict[str, Any]:
     rng = np.random.default_rng(7)
-    shapes = {
-        i.name: [d if isinstance(d, int) else 1 for d in i.shape] for i in session.get_inputs()
-    }
-    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    feeds = {}
+    for value in session.get_inputs():
+        shape = [d if isinstance(d, int) else 1 for d in value.shape]
+        feeds[value.name] = rng.standard_normal(shape).astype(np.float32)
+    return feeds
 
 
 def openvino_engine(path: Path, feeds: dict[str, Any], threads: int) -> Callable[[], Any] | None:

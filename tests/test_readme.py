@@ -1,19 +1,16 @@
 """Every example of the README runs as printed."""
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from doc_examples import blocks, run
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
-COMMANDS = [
-    line for language, code in BLOCKS if language == "sh" for line in code.strip().splitlines()
-]
-PROGRAMS = [code for language, code in BLOCKS if language == "python"]
+BLOCKS = blocks(ROOT / "README.md")
+COMMANDS = [line for b in BLOCKS if b.language == "sh" for line in b.text.strip().splitlines()]
+PROGRAMS = [b.text for b in BLOCKS if b.language == "python"]
 
 
 @pytest.fixture
@@ -25,24 +22,8 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(command: list[str], folder: Path, **environment: str) -> str:
-    """Run a command of this virtual environment; what it printed, and fail unless it succeeds."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=os.environ | {"PATH": path} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
 def test_has_the_examples() -> None:
-    assert {language for language, _ in BLOCKS} == {"sh", "python"}
+    assert {block.language for block in BLOCKS} == {"sh", "python"}
     assert COMMANDS[:2] == ["make demo", "make test"]
     assert [command.split()[0] for command in COMMANDS[2:]] == ["ptq-opt"]
     assert [len(re.findall(r"^.+$", program, re.M)) for program in PROGRAMS] == [5]

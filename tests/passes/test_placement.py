@@ -55,7 +55,7 @@ def test_pairs_that_must_agree() -> None:
 
 
 def ten_operators() -> Problem:
-    """A network whose optimum is known: 464 microseconds (docs/passes/plan.md)."""
+    """A network whose optimum is known: 464 microseconds (docs/architecture.md)."""
     problem = Problem()
     slow = [400, 30, 20, 30, 60, 380, 12, 15, 10, 0]
     fast = [130, np.inf, 6, np.inf, 40, 125, np.inf, np.inf, 10, np.inf]

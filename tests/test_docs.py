@@ -1,0 +1,207 @@
+"""What docs/ says is so: its examples run, and it leaves no pass, option or key out."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import onnx
+import pytest
+from doc_examples import Block, blocks, run
+from small_model import make_samples, small_model
+
+from ptq_opt.ir import Graph, target
+from ptq_opt.ir.shapes import infer
+from ptq_opt.ir.text import parse, print_graph
+from ptq_opt.passes import Context
+from ptq_opt.passes import spec as specification
+from ptq_opt.passes.registry import BUILTIN, find
+from ptq_opt.tools.cli import main
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+GRAPHS = [(d, b) for d in DOCS for b in blocks(d) if b.language == "graph"]
+RUNNABLE = ("python", "toml", "sh", "console")
+
+
+def read(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def rows(text: str) -> list[list[str]]:
+    """Cells of all table rows whose first cell is code."""
+    lines = re.findall(r"^\| (`.*) \|$", text, re.M)
+    return [[cell.strip() for cell in re.split(r" (?<!\\)\| ", line)] for line in lines]
+
+
+def code(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+# -- examples ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where examples run: model.onnx, and samples for it in calib/."""
+    onnx.save(small_model(), tmp_path / "model.onnx")
+    (tmp_path / "calib").mkdir()
+    for number, feeds in enumerate(make_samples(4)):
+        np.savez(tmp_path / "calib" / f"{number}.npz", **feeds)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "document",
+    [d for d in DOCS if any(b.language in RUNNABLE for b in blocks(d))],
+    ids=lambda document: document.name,
+)
+def test_examples_run(document: Path, folder: Path) -> None:
+    """From first to last, Python in one namespace; a block with a title is that file."""
+    names: dict[str, object] = {"__name__": "example"}
+    for block in blocks(document):
+        if block.language in RUNNABLE and block.title:
+            (folder / block.title).write_text(block.text)
+        elif block.language == "python":
+            padded = "\n" * (block.line - 1) + block.text  # tracebacks tell the document's line
+            exec(compile(padded, document, "exec"), names)
+        elif block.language in ("sh", "console"):
+            shell(block, folder)
+
+
+def shell(block: Block, folder: Path) -> None:
+    """Run the commands; what is shown of their output must be there, line by line in order."""
+    text = block.text.strip()
+    parts = text.splitlines() if block.language == "sh" else re.split(r"^\$ ", text, flags=re.M)[1:]
+    for part in parts:
+        command, *shown = part.splitlines()
+        if command == "pip install .":
+            install(folder)
+            continue
+        found = run(shlex.split(command), folder, PYTHONPATH=f"{folder}:{':'.join(sys.path)}")
+        lines = iter(line.strip() for line in found.splitlines())
+        for line in shown:
+            assert line.strip() in lines, f"{command}\ndoes not print '{line}' but\n{found}"
+
+
+def install(folder: Path) -> None:
+    """Leave behind what pip does, without a build."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\n")
+    lines = []
+    for group, entries in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {place}" for name, place in entries.items())]
+    (info / "entry_points.txt").write_text("\n".join([*lines, ""]))
+
+
+@pytest.mark.parametrize(
+    ("document", "block"), GRAPHS, ids=lambda x: x.title if isinstance(x, Block) else x.name
+)
+def test_graphs_become_what_is_shown(document: Path, block: Block) -> None:
+    spec, _, goal = block.title.partition(" for ")
+    before, after = (parse(text) for text in block.text.split("\nbecomes\n"))
+    infer(before)
+    context = Context(target=target.find_target(goal or target.DEFAULT))
+    for item in specification.parse(spec):
+        item.run(before, context)
+    assert plain(before) == plain(after), f"{document.name}, line {block.line}"
+
+
+def plain(graph: Graph) -> str:
+    """The text without types of inner values, which shape inference adds."""
+    for value in graph.values():
+        if value.producer is not None and not value.is_output:
+            value.dtype, value.shape = None, None
+    return print_graph(graph, elide=None)
+
+
+# -- nothing is left out -------------------------------------------------------------------------
+
+
+def test_every_pass_has_a_section_in_order() -> None:
+    sections = re.findall(r"^## ([\w-]+)$", read("passes.md"), re.M)
+    assert sections == list(BUILTIN)
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_every_option_of_a_pass_has_a_row(name: str) -> None:
+    section = re.split(rf"^## {name}$", read("passes.md"), flags=re.M)[1].split("\n## ")[0]
+    table = [cells for cells in rows(section) if len(cells) == 3]
+    found = [(*code(name), *code(default)) for name, default, _ in table]
+    assert found == [(option, default) for option, _, default in specification.describe(find(name))]
+
+
+def test_every_key_of_a_target_file_has_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"base"}  # which is taken before the rest is read
+    take = target._Reader.take
+
+    def spy(reader: target._Reader, key: str, *rest: object) -> object:
+        asked.add(reader.where + key)
+        return take(reader, key, *rest)
+
+    monkeypatch.setattr(target._Reader, "take", spy)
+    (tmp_path / "mine.toml").write_text("")
+    target.find_target(tmp_path / "mine.toml")
+    leaves = {key for key in asked if not any(other.startswith(f"{key}.") for other in asked)}
+    section = read("targets.md").split("## Keys\n")[1].split("\n## ")[0]
+    described = [key for cells in rows(section) for key in code(cells[0])]
+    assert sorted(described) == sorted(leaves)
+
+
+def test_every_target_is_described() -> None:
+    section = read("targets.md").split("## Shipped targets\n")[1]
+    described = [code(cells[0])[0] for cells in rows(section)]
+    assert sorted(described) == sorted(path.stem for path in target.FOLDER.glob("*.toml"))
+
+
+def test_every_option_of_the_command_line_has_a_row() -> None:
+    section = read("command-line.md").split("## Options\n")[1].split("\n## ")[0]
+    described = {word for cells in rows(section) for word in code(cells[0])}
+    options = [p for p in main.params if isinstance(p, click.Option)]
+    assert {option.opts[-1] for option in options} <= described
+
+
+def test_every_rounding_of_the_kernels_is_specified() -> None:
+    text = read("kernels.md")
+    assert all(f"`{mode}`" in text for mode in ("float", "fixed", "gemmlowp", "s32", "s16-pairs"))
+
+
+# -- nothing is referred to that is not there ------------------------------------------------------
+
+
+@pytest.mark.parametrize("document", [*DOCS, ROOT / "README.md"], ids=lambda d: d.name)
+def test_links_and_paths_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for link, anchor in re.findall(r"\]\(([^)#:]*)(?:#([\w-]+))?\)", text):
+        goal = document.parent / link if link else document
+        assert goal.exists(), link
+        heads = re.findall(r"^#+ (.*)$", goal.read_text(encoding="utf-8"), re.M) if anchor else ()
+        assert not anchor or anchor in [slug(head) for head in heads], f"{link}#{anchor}"
+    for path in re.findall(r"`((?:ir|passes|native|tools|tests)/[\w./]*)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def test_files_that_comments_refer_to_exist() -> None:
+    for layer in ("ir", "passes", "native", "tools", "tests"):
+        for file in (ROOT / layer).rglob("*.*"):
+            if file.suffix in (".py", ".c", ".h", ".toml", ".md"):
+                for name in re.findall(r"\bdocs/[\w/-]+\.md", file.read_text(encoding="utf-8")):
+                    assert (ROOT / name).exists(), f"{file.relative_to(ROOT)} refers to {name}"

@@ -10,7 +10,7 @@ import numpy as np
 from ..ir import Node
 from .lowering import Lowering, constant_of, handles, known_shape, plain
 from .model import NUMPY, Array, Kind, Type
-from .values import Abstract, Const, Declined, Grid, Raw, Stored, static
+from .values import Abstract, Const, Declined, Grid, Pending, Raw, Stored, Target, static
 
 
 def operand(low: Lowering, node: Node, axis_free: bool = True) -> Grid | Raw:
@@ -53,7 +53,16 @@ def walk(
 
 @handles("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def reshape(low: Lowering, node: Node) -> list[Abstract]:
-    """Another shape for the same elements."""
+    """Another shape for the same elements; a pending result takes it once it is computed."""
+    assert node.inputs[0] is not None
+    pending, wanted = low.values.get(node.inputs[0]), known_shape(node.output)
+    if isinstance(pending, Pending) and wanted is not None:
+
+        def emit(target: Target | None) -> Stored:
+            stored = low.finish(pending, target)
+            return low.reshape(stored, wanted, stored.stage)
+
+        return [low.pending(emit)]
     found = operand(low, node)
     shape = known_shape(node.output) or _shape_after(low, node, static(found.stored))
     return [rewrap(found, low.reshape(found.stored, shape, low.stage([found.stored])))]

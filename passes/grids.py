@@ -129,12 +129,17 @@ def spans_of_groups(
 
 
 def leaves(units: Sequence[Unit]) -> set[Value]:
-    """Results that no integer arithmetic reads: data movers and Concat pass them on to floats."""
+    """Results that reach floats one by one: only data movers and Concat read them before.
+
+    What is averaged there is none: the mean hardly feels a clipped element, but every coarser step.
+    """
     makers = {v: unit for unit in units for v in unit.results}
     inner: set[Value] = set()
     for unit in reversed(units):
         carries = unit.kind == "agnostic" or unit.node.op == "Concat"
-        if unit.integer and (not carries or any(v in inner for v in unit.results)):
+        averages = unit.node.op in ("AveragePool", "GlobalAveragePool", "ReduceMean")
+        arithmetic = averages or (unit.integer and not carries)
+        if arithmetic or (unit.integer and any(v in inner for v in unit.results)):
             inner.update(v for _, v in data_inputs(unit.node))
     return {v for v, unit in makers.items() if unit.integer and v not in inner}
 

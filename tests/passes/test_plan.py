@@ -105,6 +105,14 @@ def test_results_that_floats_read_get_headroom() -> None:
     assert moved is outer
 
 
+def test_what_is_averaged_gets_no_headroom() -> None:
+    graph = net("c = Conv (x, w, b)\n y = GlobalAveragePool(c)", IMAGE, **conv())
+    plan(graph, c=(-1.0, 1.0))
+    info = graph.find("c").quant
+    assert info is not None
+    assert float(info.scale) == pytest.approx(2 / 255)
+
+
 def test_data_movers_share_the_grid_of_what_they_move() -> None:
     graph = net(
         "c = Conv (x, w, b)\n r = Relu(c)\n m = MaxPool <kernel_shape = [2,2]> (r)\n"

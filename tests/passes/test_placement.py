@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ptq_opt.passes.placement import Link, Problem, solve
 
 TIMES = st.one_of(st.integers(0, 30).map(float), st.just(np.inf))

@@ -93,17 +93,22 @@ class Align(Pass):
         """Shift and rescale where samples say that it helps."""
         shifts = find_channels(graph, "shift")
         hidden = out_of_reach(graph)
-        wanted = observed_axes(scales, context.target) | observed_axes(shifts, context.target)
-        axes = {value: axis for value, axis in wanted.items() if value not in hidden}
+        wanted = [observed_axes(channels, context.target) for channels in (scales, shifts)]
+        axes = {
+            value: next((w[value] for w in wanted if w.get(value) is not None), None)
+            for value in (*wanted[0], *wanted[1])
+            if value not in hidden
+        }
         if not axes:
             return
         samples = context.need_samples(self.name).head(self.samples)
         with context.progress("aligning", len(samples)) as advance:
             data = collect(graph, axes, samples, advance)
-        amounts = _amounts(shifts, data, context)
-        for value in data.keys() & shifts.of.keys():
+        data = {v: d for v, d in data.items() if _channel_count(shifts, v) in (1, d.low.shape[1])}
+        amounts = _amounts(shifts, _grouped(shifts, data), context)
+        for value in [value for value in data if value in shifts.of]:
             data[value] = data[value].moved(amounts[shifts.of[value].ravel()])
-        factors = self._factors(scales, data, context)
+        factors = self._factors(scales, _grouped(scales, data), context)
         shift(graph, shifts, amounts)
         rescale(graph, scales, factors)
 
@@ -219,6 +224,16 @@ def _amounts(channels: Channels, data: Mapping[Value, ChannelData], context: Con
     if shifted:
         context.report.note(f"the channels of {shifted} regions are shifted")
     return best
+
+
+def _grouped(channels: Channels, data: Mapping[Value, ChannelData]) -> dict[Value, ChannelData]:
+    """The data by the channels that one analysis sees; it may see none where the other does."""
+    found = {v: d.grouped(_channel_count(channels, v)) for v, d in data.items()}
+    return {value: grouped for value, grouped in found.items() if grouped is not None}
+
+
+def _channel_count(channels: Channels, value: Value) -> int:
+    return channels.of[value].size if value in channels.of else 1
 
 
 def predictable(region: Region, data: Mapping[Value, ChannelData]) -> bool:

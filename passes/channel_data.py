@@ -41,6 +41,16 @@ class ChannelData:
             self.elements - amounts[:, None].astype(np.float32),
         )
 
+    def grouped(self, count: int) -> ChannelData | None:
+        """The tensor as `count` channels: as they are, all as one, or None when neither fits."""
+        if count == self.low.shape[1]:
+            return self
+        if count != 1:
+            return None
+        elements = self.elements.reshape(len(self.low), 1, -1)
+        low, high = self.low.min(axis=1, keepdims=True), self.high.max(axis=1, keepdims=True)
+        return ChannelData(low, high, elements)
+
     @property
     def is_finite(self) -> bool:
         """True when it holds neither NaN nor infinity."""

@@ -306,3 +306,13 @@ def test_ranges_that_do_not_recur_on_other_samples_are_left_alone(seed: int) -> 
     )
     Align().run(graph, context)
     assert context.report.rewritten == 0
+
+
+@pytest.mark.parametrize("per_tensor", [False, True])
+def test_tensors_whose_channels_only_factors_follow(per_tensor: bool) -> None:
+    graph = net(
+        "c = Conv (x, w)\nm = Mul (c, k)\nd = Conv (m, u)\ne = Conv (d, v)\ny = Relu (e)",
+        w=noise(16, 4, 1, 1) * SPREAD[:, None, None, None], k=noise(16, 1, 1),
+        u=noise(16, 16, 1, 1), v=noise(8, 16, 1, 1),
+    )  # fmt: skip
+    assert align(graph, per_tensor=per_tensor).matched == 2

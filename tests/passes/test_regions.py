@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_channels import random_network
 from rewriting import net, noise, only, run
 
-from ptq_opt.ir import DType, Graph, ModelInfo, Value
-from ptq_opt.ir.shapes import infer
+from ptq_opt.ir import Graph
 from ptq_opt.ir.tensor import Array
 from ptq_opt.ir.verify import verify
 from ptq_opt.passes.invariants import difference
@@ -368,76 +368,7 @@ def test_vectors_of_a_shift() -> None:
 # -- random networks -------------------------------------------------------------------------------
 
 
-class Network:
-    """Grows by operators over values of 4 channels and 6 x 6 elements, any of them shared."""
-
-    def __init__(self, draw: st.DataObject) -> None:
-        self.draw = draw
-        self.graph = Graph("random", ModelInfo(ir_version=8, opsets={"": 17}))
-        x = self.graph.input("x", DType.FLOAT, (1, 4, 6, 6))
-        self.values = [self.op("Conv", x, self.noise(4, 4, 1, 1))]
-        self.shared = self.noise(4, 4, 3, 3)
-
-    def pick(self, *items: Any) -> Any:
-        return self.draw.draw(st.sampled_from(items))
-
-    def noise(self, *shape: int) -> Value:
-        return self.graph.constant(noise(*shape, seed=self.draw.draw(st.integers(0, 99))))
-
-    def op(self, op: str, *inputs: Value, **attrs: Any) -> Value:
-        return self.graph.add(op, inputs, attrs).output
-
-    def grow(self) -> None:
-        """Append one operator, or a few."""
-        x, z = (self.values[self.pick(*range(len(self.values)))] for _ in range(2))
-        same = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
-        numbers = self.graph.constant
-        makers = {
-            "conv": lambda: self.conv(x),
-            "shared": lambda: self.op("Conv", x, self.shared, pads=[1, 1, 1, 1]),
-            "gate": lambda: self.op("Mul", x, self.op("Sigmoid", z)),
-            "unary": lambda: self.op(
-                self.pick("Relu", "LeakyRelu", "Sigmoid", "Neg", "Identity"), x
-            ),
-            "prelu": lambda: self.op("PRelu", x, self.noise(4, 1, 1)),
-            "pool": lambda: self.op(self.pick("MaxPool", "AveragePool"), x, **same),
-            "binary": lambda: self.op(self.pick("Add", "Add", "Sub", "Max"), x, z),
-            "constant": lambda: self.op(self.pick("Add", "Mul"), self.noise(4, 1, 1), x),
-            "concat": lambda: self.op(
-                "Conv", self.op("Concat", x, z, axis=1), self.noise(4, 8, 1, 1)
-            ),
-            "halves": lambda: self.op(
-                "Concat", *reversed(self.graph.add("Split", [x], {"axis": 1}, 2).outputs), axis=1
-            ),
-            "shuffle": lambda: self.op(
-                "Gather", x, numbers(np.array(self.pick([3, 1, 2, 0], [2, 2, 0, 1]))), axis=1
-            ),
-            "clip": lambda: self.op(
-                "Clip", x, numbers(np.float32(0)), numbers(np.float32(self.pick(6, 3e38)))
-            ),
-        }
-        made = makers[self.pick(*makers)]()
-        infer(self.graph)
-        self.values.append(made)
-
-    def conv(self, x: Value) -> Value:
-        """A convolution of 4 to 4 channels, with or without padding, groups and bias."""
-        group, kernel = self.pick(1, 2, 4), self.pick(1, 3)
-        weights = [self.noise(4, 4 // group, kernel, kernel)] + [self.noise(4)] * self.pick(0, 1)
-        attrs = {"group": group} if group > 1 or self.pick(True, False) else {}
-        pads = {"pads": [1, 1, 1, 1]} if kernel == 3 else {}
-        return self.op(self.pick("Conv", "ConvTranspose"), x, *weights, **attrs, **pads)
-
-
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), kind=st.sampled_from(["scale", "shift"]))
 def test_random_networks(data: st.DataObject, kind: Kind) -> None:
-    network = Network(data)
-    infer(network.graph)
-    for _ in range(data.draw(st.integers(2, 8))):
-        network.grow()
-    middle = network.values[data.draw(st.integers(0, len(network.values) - 1))]
-    outputs = list(dict.fromkeys([network.values[-1], middle]))
-    network.graph.set_outputs(outputs, [f"y{k}" for k in range(len(outputs))])
-    network.graph.sweep()
-    disturb(network.graph, kind)
+    disturb(random_network(data), kind)

@@ -18,7 +18,8 @@ from ptq_opt.ir.text import parse, print_graph
 from ptq_opt.passes import Context
 from ptq_opt.passes import spec as specification
 from ptq_opt.passes.registry import BUILTIN, find
-from ptq_opt.tools.cli import main
+from ptq_opt.tools import cli
+from ptq_opt.tools import run as run_tool
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -167,11 +168,16 @@ def test_every_target_is_described() -> None:
     assert sorted(described) == sorted(path.stem for path in target.FOLDER.glob("*.toml"))
 
 
-def test_every_option_of_the_command_line_has_a_row() -> None:
-    section = read("command-line.md").split("## Options\n")[1].split("\n## ")[0]
-    described = {word for cells in rows(section) for word in code(cells[0])}
-    options = [p for p in main.params if isinstance(p, click.Option)]
-    assert {option.opts[-1] for option in options} <= described
+@pytest.mark.parametrize(
+    ("command", "section"),
+    [(cli.main, "Options"), (run_tool.main, "Running the result")],
+    ids=["ptq-opt", "ptq-run"],
+)
+def test_every_option_of_a_command_has_a_row(command: click.Command, section: str) -> None:
+    text = read("command-line.md").split(f"## {section}\n")[1].split("\n## ")[0]
+    described = {word for cells in rows(text) for word in code(cells[0]) if word.startswith("--")}
+    options = {p.opts[-1] for p in command.params if isinstance(p, click.Option)}
+    assert described == {*options, "--help"}
 
 
 def test_every_rounding_of_the_kernels_is_specified() -> None:

@@ -12,14 +12,13 @@ from .lowering import (
     Lowering,
     channels_last,
     constant_of,
-    full_range,
     grid_of,
     handles,
-    limits,
     plain,
 )
 from .model import ABSENT, Array, Kind, Type
 from .values import (
+    LIMITS,
     Abstract,
     Const,
     ConstGrid,
@@ -161,11 +160,11 @@ class Convolution:
             ends, grid = (0, 255), model.grid(number)
         else:
             y = low.make(stage, target.dtype, self.shape, order, target.scale, target.zero_point)
-            ends, grid = limits(target), model.grid(y.ids[stage])
+            ends, grid = target.limits, model.grid(y.ids[stage])
         n = rank - 2
         inputs = [number, weights, scales, bias, grid, ABSENT, ABSENT, ABSENT]
         attrs = [n, self.window.groups, *self.window.strides, *self.window.dilations, *begin]
-        wide = full_range(Type.U8 if target is None else target.dtype)
+        wide = LIMITS[Type.U8] if target is None else LIMITS.get(target.dtype, (0, 255))
         return low.emit(stage, self.kind, inputs, y, [*attrs, *wide, *ends])
 
     def pending(self, low: Lowering) -> Pending:
@@ -300,7 +299,7 @@ def block_gemm(low: Lowering, x: Grid, w: ConstGrid, bias: Array | None) -> Pend
             y, ends = low.make(stage, Type.F32, out), (0, 255)
         else:
             y = low.make(stage, target.dtype, out, None, target.scale, target.zero_point)
-            ends = limits(target)
+            ends = target.limits
         source = low.grid_id(Grid(stored, x.scale, x.zero_point), stage)
         inputs = [source, weights, scales, zeros, floats]
         return low.emit(stage, Kind.BLOCK_GEMM, inputs, y, [w.block, *ends])
@@ -376,7 +375,7 @@ def _activations(low: Lowering, a: Grid, b: Grid) -> Pending:
             y, ends = low.make(stage, Type.F32, shape), (0, 255)
         else:
             y = low.make(stage, target.dtype, shape, None, target.scale, target.zero_point)
-            ends = limits(target)
+            ends = target.limits
         return low.emit(stage, Kind.MATMUL, ids, y, ends)
 
     return low.pending(emit)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..ir import DType, Graph, Node, Value
 from ..ir.evaluate import Runner
-from .lowering import Lowering, constant_of, grid_of, handles, limits, plain
+from .lowering import Lowering, constant_of, grid_of, handles, plain
 from .model import Array, Kind, Type
 from .values import (
     Abstract,
@@ -184,7 +184,7 @@ def arithmetic(low: Lowering, node: Node) -> list[Abstract]:
         order = _common_order(operands, shape)
         ids = [_aligned(low, o, len(shape), order, stage, target.dtype) for o in operands]
         y = low.make(stage, target.dtype, shape, order, target.scale, target.zero_point)
-        return low.emit(stage, KINDS[node.op], ids, y, limits(target))
+        return low.emit(stage, KINDS[node.op], ids, y, target.limits)
 
     return [low.pending(emit)]
 

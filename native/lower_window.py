@@ -14,7 +14,6 @@ from .lowering import (
     constant_of,
     grid_of,
     handles,
-    limits,
     plain,
 )
 from .model import Array, Kind, Type
@@ -140,7 +139,7 @@ def _mean(low: Lowering, x: Grid, axes: Sequence[int], shape: tuple[int, ...]) -
             y, ends = low.make(stage, Type.F32, shape), (0, 255)
         else:
             y = low.make(stage, target.dtype, shape, None, target.scale, target.zero_point)
-            ends = limits(target)
+            ends = target.limits
         sizes = [int(np.prod(before, dtype=np.int64)), count, int(np.prod(after, dtype=np.int64))]
         source = low.grid_id(Grid(stored, x.scale, x.zero_point), stage)
         return low.emit(stage, Kind.REDUCE_MEAN, [source], y, [*sizes, *ends])

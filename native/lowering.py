@@ -297,7 +297,7 @@ class Lowering:
         """Through a table, or not at all where it would change nothing."""
         same = grid.scale == target.scale and grid.zero_point == target.zero_point
         same = same and grid.stored.dtype == target.dtype
-        if grid.table is None and same and limits(target) == LIMITS[target.dtype]:
+        if grid.table is None and same and target.limits == LIMITS[target.dtype]:
             return grid.stored
         if target.dtype not in (Type.U8, Type.S8):
             raise Declined("a table gives 8 bits")
@@ -396,13 +396,3 @@ def constant_of(low: Lowering, node: Node, slot: int) -> Array | None:
     if isinstance(found, ConstGrid):
         return found.reals()
     raise Declined(f"operand {slot} is not a constant")
-
-
-def limits(target: Target) -> tuple[int, int]:
-    """The attributes `lo, hi` of a target."""
-    return target.low, target.high
-
-
-def full_range(dtype: Type) -> tuple[int, int]:
-    """The limits of a type, those of U8 where they have no meaning."""
-    return LIMITS.get(dtype, (0, 255))

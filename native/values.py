@@ -140,6 +140,11 @@ class Target:
     low: int
     high: int
 
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The attributes `lo, hi`."""
+        return self.low, self.high
+
 
 def whole(dtype: Type, scale: float, zero_point: int) -> Target:
     """A grid with the limits of its type."""

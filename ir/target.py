@@ -83,7 +83,6 @@ class Target:
         saturating_pairs: products of neighbouring weights are summed in saturating int16 (x86
             before VNNI), so weights that can overflow it lose a bit.
         costs: see `Costs`.
-        session: options of the engine's session under which the file runs as intended.
     """
 
     name: str
@@ -101,7 +100,6 @@ class Target:
     requantize: Literal["float", "fixed", "gemmlowp"] = "float"
     saturating_pairs: bool = False
     costs: Costs = Costs()
-    session: Mapping[str, str] = field(default_factory=dict)
 
     def kind(self, op: str) -> Kind | None:
         """The class of a standard operator, None when it stays float."""
@@ -154,8 +152,8 @@ def read_target(path: Path) -> Target:
         name=reader.take("name", str, path.stem),
         summary=reader.take("summary", str, ""),
         opset=reader.take("opset", int, 13),
-        activations=_grid_rule(reader.section("activations"), DType.UINT8),
-        weights=_grid_rule(reader.section("weights"), DType.INT8),
+        activations=_grid_rule(reader.section("activations"), DType.UINT8, channels=False),
+        weights=_grid_rule(reader.section("weights"), DType.INT8, channels=True),
         bias=_dtype(reader.section("bias"), "dtype", DType.INT32),
         compute=operators.names("compute"),
         light=operators.names("light"),
@@ -166,7 +164,6 @@ def read_target(path: Path) -> Target:
         requantize=arithmetic.take("requantize", str, "float", ("float", "fixed", "gemmlowp")),
         saturating_pairs=arithmetic.take("saturating-pairs", bool, False),
         costs=_costs(reader.section("costs")),
-        session=reader.section("session").rest(str),
     )
     for part in (operators, arithmetic, reader):
         part.finish()
@@ -243,9 +240,9 @@ def _dtype(reader: _Reader, key: str, default: DType) -> DType | None:
     return dtype
 
 
-def _grid_rule(reader: _Reader, default: DType) -> GridRule:
+def _grid_rule(reader: _Reader, default: DType, channels: bool) -> GridRule:
     symmetric = reader.take("symmetric", bool, default is DType.INT8)
-    per_channel = reader.take("per-channel", bool, False)
+    per_channel = reader.take("per-channel", bool, False) if channels else False
     dtype = _dtype(reader, "dtype", default)
     if dtype is None:
         raise reader.error("dtype", "must be an integer type")

@@ -114,11 +114,15 @@ def _arcs(problem: Problem, count: int) -> tuple[list[int], list[int], list[floa
 
 
 def _capacities(costs: list[float]) -> Array:
-    """Costs as integers whose finite sum stays below `INFINITE`."""
+    """Costs as integers whose finite sum stays below `INFINITE`.
+
+    The factor is a power of two, so that sums that are equal before are equal afterwards, and ties
+    go where the module's text says.
+    """
     values = np.asarray(costs, np.float64)
     finite = np.isfinite(values)
     total = max(float(values[finite].sum()), 1.0)
-    scaled = np.rint(values[finite] * ((INFINITE / 2) / total))
+    scaled = np.rint(values[finite] * 2.0 ** np.floor(np.log2(INFINITE / 2 / total)))
     capacity = np.full(values.shape, INFINITE, np.int64)
     capacity[finite] = scaled.astype(np.int64)
     return capacity

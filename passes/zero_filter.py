@@ -24,7 +24,8 @@ class ZeroFilter(Pass):
 
     A filter is dead when all it can contribute is less than a quarter of an output step: then its
     integers become 0 and its scale the median of the live ones. Every scale is raised until the
-    bias fits 30 bits and the multiplier sx * sw / sy lies in [2^-32, 2^8).
+    bias fits 30 bits and the multiplier sx * sw / sy is at least 2^-32; one of 2^8 or more, which
+    fixed-point engines cannot do, is reported.
     """
 
     name: ClassVar[str] = "zero-filter"
@@ -54,6 +55,8 @@ class ZeroFilter(Pass):
             sums = _per_scale(np.abs(weights.numpy()), node, info, np.sum)
             dead |= sums * reach < float(out.scale) / 4
         scale = adjusted_scales(info.scale, magnitudes, dead, biases, float(data.quant.scale), out)
+        if out is not None and float(data.quant.scale) * scale.max() >= 2.0**8 * float(out.scale):
+            context.report.note(f"{node.label}: its multiplier exceeds 2^8, its output is tiny")
         if dead.any():
             where = "" if info.axis is None else f" (channels {np.flatnonzero(dead)[:8]})"
             context.report.note(f"{node.label}: {int(dead.sum())} dead filters{where}")

@@ -52,6 +52,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("opset = 'new'", "'opset' must be of type int"),
         ("speed = 3", "'speed' is not a key I know"),
         ("[operators]\ncomputes = []", "'operators.computes' is not a key I know"),
+        ("[activations]\nper-channel = true", "'activations.per-channel' is not a key I know"),
         ("[weights]\ndtype = 'int9'", "'weights.dtype' 'int9' is no element type"),
         ("[weights]\ndtype = 'double'", "'double' is no integer type"),
         ("[arithmetic]\nrequantize = 'up'", "must be one of float, fixed, gemmlowp"),

@@ -91,5 +91,14 @@ def test_a_conversion_is_shared_by_all_readers() -> None:
     assert solve(problem) == [False, True, True, True, True]
 
 
+def test_a_tie_that_no_decimal_factor_keeps() -> None:
+    """Found by the property above: both placements cost 32."""
+    problem = Problem()
+    for slow, fast in ((30.0, 21.0), (1.0, np.inf), (1.0, np.inf)):
+        problem.add(slow, fast)
+    problem.links = [Link(1, (0,), 9.0, 0.0)]
+    assert solve(problem) == [False, False, False]
+
+
 def test_nothing_to_place() -> None:
     assert solve(Problem()) == []

@@ -77,6 +77,12 @@ def test_a_bias_too_large_for_the_weights_widens_their_grid() -> None:
     assert (steps <= 2**30 * 1.001).all()
 
 
+def test_a_multiplier_out_of_range_is_reported() -> None:
+    graph = filters(1.0)
+    graph.outputs[0].quant = grid(-1e-6, 1e-6, DType.UINT8)
+    assert any("its multiplier exceeds 2^8" in note for note in adjust(graph).report.notes)
+
+
 def test_scales_never_fall() -> None:
     scale = np.array([0.1, 0.2], np.float32)
     alive = np.zeros(2, bool)

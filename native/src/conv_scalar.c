@@ -35,11 +35,13 @@ void ptq_store_row(const ptq_conv *c, const int32_t *bias, const ptq_multiplier 
   }
 }
 
-/* Four products of one step; the accumulator wraps as the hardware's does. */
+/* Four products of one step; the accumulator wraps as the hardware's does. Pairs saturate as stored:
+ * the weights' zero point is taken off with the sum of the inputs, as on that hardware. */
 PTQ_INLINE uint32_t dot4(const ptq_conv *c, const uint8_t x[4], const int8_t *w) {
   if (c->accumulate == PTQ_ACCUMULATE_S16_PAIRS)
     return (uint32_t)(saturate16(x[0] * w[0] + x[1] * w[1]) +
-                      saturate16(x[2] * w[2] + x[3] * w[3]));
+                      saturate16(x[2] * w[2] + x[3] * w[3]) -
+                      c->weight_zero * (x[0] + x[1] + x[2] + x[3]));
   int32_t sum = 0;
   for (int32_t j = 0; j < 4; j++) sum += x[j] * (w[j] - c->weight_zero);
   return (uint32_t)sum;

@@ -131,6 +131,19 @@ def test_saturating_pairs() -> None:
     np.testing.assert_array_equal(saturated[0], want)
 
 
+def test_pairs_that_do_not_saturate_are_exact_for_any_zero_point() -> None:
+    rng = np.random.default_rng(8)
+    x, w = rng.integers(0, 64, (1, 4, 6), np.uint8), rng.integers(-60, 60, (3, 1, 6), np.int8)
+    model = Model()
+    number = model.tensor(Type.U8, x.shape, 1.0, 5, Role.INPUT)
+    y = model.tensor(Type.S32, (1, 4, 3), 1.0, 0, Role.OUTPUT)
+    inputs = [number, model.constant(w, 1.0, -120), model.constant(np.ones(1, np.float32)), ABSENT]
+    inputs += [model.grid(number), ABSENT, ABSENT, ABSENT]
+    model.op(Kind.CONV, inputs, [y], [1, 1, 1, 1, 0, 0, 255, 0, 255])
+    want = ref.convolve(x, w, 5, -120, 1, [1], [1], [0], [4])
+    np.testing.assert_array_equal(run(model, x, accumulate="s16-pairs"), want)
+
+
 @pytest.mark.parametrize(
     ("mode", "want"),
     [

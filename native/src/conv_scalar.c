@@ -35,8 +35,8 @@ void ptq_store_row(const ptq_conv *c, const int32_t *bias, const ptq_multiplier 
   }
 }
 
-/* Four products of one step; the accumulator wraps as the hardware's does. Pairs saturate as stored:
- * the weights' zero point is taken off with the sum of the inputs, as on that hardware. */
+/* Four products of one step; the accumulator wraps as the hardware's does. Pairs saturate as
+ * stored: the weights' zero point is taken off with the sum of the inputs, as on that hardware. */
 PTQ_INLINE uint32_t dot4(const ptq_conv *c, const uint8_t x[4], const int8_t *w) {
   if (c->accumulate == PTQ_ACCUMULATE_S16_PAIRS)
     return (uint32_t)(saturate16(x[0] * w[0] + x[1] * w[1]) +

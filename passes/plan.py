@@ -9,7 +9,6 @@ from typing import ClassVar
 import numpy as np
 
 from ..ir import DataError, Graph, Value, grid, shapes
-from ..ir.graph import SINK
 from ..ir.target import Target
 from .base import Context, Pass
 from .grids import Groups, Span, demanded, group, spans_of_groups, weight_grid
@@ -112,9 +111,7 @@ def place(units: list[Unit], graph: Graph, target: Target) -> None:
     maker = {v: k for k, unit in enumerate(units) for v in unit.results}
     reader = {n: k for k, u in enumerate(units) for n in (u.node, u.after) if n is not None}
     for value in [*graph.inputs, *maker]:
-        users = [reader.get(n, outside) for n, s in value.uses if n.op != SINK or s >= 0]
-        if value.is_output and outside not in users:
-            users.append(outside)
+        users = [reader.get(node, outside) for node, _ in value.uses]
         if users and value.const is None:
             size, home = elements(value), maker.get(value, outside)
             free = home != outside and units[home].node.op in target.float_output
@@ -175,7 +172,7 @@ def _report(units: list[Unit], graph: Graph, context: Context) -> None:
     for unit in units:
         if not unit.integer:
             report.skip(unit.reason, unit.node)
-    bodies = sum(len(body) for g in graph.graphs() if g is not graph for body in [g])
+    bodies = sum(len(part) for part in graph.graphs() if part is not graph)
     if bodies:
         report.note(f"{bodies} operators inside bodies of If, Loop or Scan stay in float")
     context.results["plan"] = [

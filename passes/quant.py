@@ -64,8 +64,7 @@ def write_qdq(graph: Graph, target: Target) -> int:
     inside = set(integer)
     stored: dict[Value, Value] = {}
     for node in integer:
-        for slot in bias_slots(node):
-            quantize_bias(graph, node, slot, target)
+        quantize_bias(graph, node, target)
     for value in list(graph.values()):
         if value.quant is None:
             continue
@@ -82,12 +81,6 @@ def write_qdq(graph: Graph, target: Target) -> int:
                 graph.set_input(reader, slot, pair)
     graph.sweep()
     return len(stored)
-
-
-def bias_slots(node: Node) -> list[int]:
-    """The bias slot, when there is a bias."""
-    slot = bias_slot(node)
-    return [slot] if slot is not None and node.input(slot) is not None else []
 
 
 def wants_integers(node: Node, slot: int, inside: set[Node]) -> bool:
@@ -149,12 +142,15 @@ def dequantize(
     return result
 
 
-def quantize_bias(graph: Graph, node: Node, slot: int, target: Target) -> None:
-    """Store a bias as int32 on the grid of the accumulator, scale sx * sw per channel."""
-    bias, data = node.inputs[slot], node.inputs[0]
-    weights = node.inputs[weight_slot(node) or 1]
-    assert bias is not None and data is not None and weights is not None
-    if target.bias is None or data.quant is None or weights.quant is None or bias.const is None:
+def quantize_bias(graph: Graph, node: Node, target: Target) -> None:
+    """Store the bias of `node`, if any, as int32 on the accumulator's grid, scale sx * sw."""
+    slot = bias_slot(node)
+    bias = node.input(slot) if slot is not None else None
+    if slot is None or bias is None or bias.const is None or target.bias is None:
+        return
+    data, weights = node.inputs[0], node.inputs[1]
+    assert data is not None and weights is not None
+    if data.quant is None or weights.quant is None:
         return
     info = bias_grid(data.quant, weights.quant, target.bias)
     reals = bias.numpy().astype(np.float64).reshape(-1)

@@ -30,6 +30,8 @@ class QuantInfo:
         axis: the channel (or blocked) axis, None per tensor.
         block: elements of `axis` that share a scale, 0 unless blocked.
         narrow: the lowest integer of a signed type is not used, so that the grid is symmetric.
+        integers: of a constant, the integers it is stored as where a pass chose others than the
+            nearest; the constant's shape. They belong to that constant and that scale.
     """
 
     dtype: DType
@@ -38,6 +40,7 @@ class QuantInfo:
     axis: int | None = None
     block: int = 0
     narrow: bool = False
+    integers: Array | None = None
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -71,6 +74,10 @@ class QuantInfo:
         integers: Array = np.clip(steps, low, high).astype(np.int32)
         return integers
 
+    def stored(self, real: Array) -> Array:
+        """Integers (int32) that the constant `real` is stored as: the chosen or the nearest."""
+        return self.quantize(real) if self.integers is None else self.integers.astype(np.int32)
+
     def dequantize(self, integers: Array) -> Array:
         """Reals (float32) that the integers stand for."""
         zero = self._spread(self.zero_point.astype(np.int32), integers.shape)
@@ -79,8 +86,12 @@ class QuantInfo:
         return reals
 
     def fake(self, real: Array) -> Array:
-        """`real` (float32) rounded to the grid."""
+        """`real` (float32) rounded to the nearest of the grid."""
         return self.dequantize(self.quantize(real))
+
+    def kept(self, real: Array) -> Array:
+        """What is left (float32) of the constant `real` once it is stored."""
+        return self.dequantize(self.stored(real))
 
 
 def grid(

@@ -1,8 +1,8 @@
 """Graphs as text: what tests are written in and `--print-before/after` shows.
 
 The syntax is that of `onnx.parser`, with three additions. `y ~ uint8(0.02, 128)` gives the value
-y, where it is defined, a grid (scale and zero point, then `axis=`, `block=` and `narrow` as
-needed); `... Conv(x, w) ~ int8` gives a node a precision; elements of tensors are numbers whatever
+y, where it is defined, a grid (scale and zero point, then `axis=`, `block=`, `narrow` and
+`integers=` as needed); `... Conv(x, w) ~ int8` gives a node a precision; elements of tensors are numbers whatever
 their type (onnx.parser takes bits for float16 and packed bytes for int4).
 
 A graph alone stands for a model of IR version 10 and operator set 21:
@@ -194,6 +194,8 @@ class _Printer:
             fields.append(f"block={grid.block}")
         if grid.narrow:
             fields.append("narrow")
+        if grid.integers is not None:
+            fields.append(f"integers={self.numbers(grid.integers)}")
         return f" ~ {grid.dtype.name.lower()}({', '.join(fields)})"
 
     def numbers(self, array: Array) -> str:
@@ -339,4 +341,5 @@ def _grid(fields: dict[str, Any]) -> QuantInfo:
         fields.get("axis"),
         fields.get("block", 0),
         fields.get("narrow", False),
+        np.array(fields["integers"], np.int32) if "integers" in fields else None,
     )

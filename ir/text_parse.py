@@ -224,20 +224,22 @@ class Parser(Tokens):
             raise ModelError("this text was printed without its large constants; print all of them")
 
     def grid(self) -> dict[str, Any]:
-        """Read `int8(scale, zero point, axis=0, block=32, narrow)`."""
+        """Read `int8(scale, zero point, axis=0, block=32, narrow, integers=[1, 2])`."""
         fields: dict[str, Any] = {"dtype": int(self.primitive())}
         self.expect("(")
         fields["scale"] = self.numbers()
         self.expect(",")
         fields["zero_point"] = self.numbers()
         while self.found(","):
-            key = self.take("word", "axis, block or narrow")
-            if key in ("axis", "block"):
-                self.expect("=")
-            elif key != "narrow":
+            key = self.take("word", "axis, block, narrow or integers")
+            if key not in ("axis", "block", "narrow", "integers"):
                 self.at -= 1
-                raise self.fail("axis, block or narrow")
-            fields[key] = True if key == "narrow" else self.integer()
+                raise self.fail("axis, block, narrow or integers")
+            if key == "narrow":
+                fields[key] = True
+                continue
+            self.expect("=")
+            fields[key] = self.numbers() if key == "integers" else self.integer()
         self.expect(")")
         return fields
 

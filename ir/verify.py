@@ -224,6 +224,11 @@ def _grid(value: Value, grid: QuantInfo) -> Problems:
     low, high = grid.dtype.integer_range
     if np.any((grid.zero_point < low) | (grid.zero_point > high)):
         yield f"zero points must lie in [{low}, {high}]"
+    if grid.integers is not None:
+        if value.const is None or grid.integers.shape != value.const.shape:
+            yield "integers are chosen for a constant of their shape only"
+        elif np.any((grid.integers < grid.limits[0]) | (grid.integers > grid.limits[1])):
+            yield f"chosen integers must lie in {list(grid.limits)}"
     if grid.axis is None:
         if grid.scale.ndim:
             yield f"{list(grid.scale.shape)} scales but no axis"

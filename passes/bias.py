@@ -127,7 +127,7 @@ def fast(layers: Sequence[Layer], means: Means) -> list[Array]:
     shifts = []
     for layer in layers:
         info, weights = layer.weights.quant, layer.weights.numpy()
-        error = weights - (weights if info is None else info.fake(weights))
+        error = weights - (weights if info is None else info.kept(weights))
         shifts.append(significant(layer.response(error, means[layer.data, layer.axis])))
     return shifts
 

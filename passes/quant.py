@@ -100,7 +100,7 @@ def constant_pair(graph: Graph, value: Value) -> Value:
     """A dequantized integer constant that stands for `value`."""
     info = value.quant
     assert info is not None
-    integers = info.quantize(value.numpy()).astype(info.dtype.numpy)
+    integers = info.stored(value.numpy()).astype(info.dtype.numpy)
     stored = graph.constant(Tensor(integers, dtype=info.dtype), f"{value.name}_quantized")
     return dequantize(graph, stored, value, info, next(iter(value.uses))[0])
 

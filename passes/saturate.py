@@ -38,7 +38,7 @@ class Saturate(Pass):
             return
         for node, weights, info in integer_layers(graph):
             context.report.matched += 1
-            rows = filters(info.quantize(weights.numpy()), node)
+            rows = filters(info.stored(weights.numpy()), node)
             unsafe = overflows(rows)
             if unsafe.any():
                 context.report.rewritten += 1

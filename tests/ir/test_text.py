@@ -72,6 +72,23 @@ def test_precisions_belong_to_nodes() -> None:
     assert [node.precision for node in parse(FULL)] == ["int8", None, None]
 
 
+def test_chosen_integers_survive() -> None:
+    text = """\
+g (float[2] x) => (float[2] y) <
+  float[2] w ~ int8(0.5, 0, narrow, integers=[1, -2]) = {0.4, -0.8}
+> {
+  y = Mul(x, w) ~ int8
+}
+"""
+    info = parse(text).find("w").quant
+    real = np.float32([0.4, -0.8])
+    assert info.quantize(real).tolist() == [1, -2]
+    assert info.stored(real).tolist() == [1, -2] and info.kept(real).tolist() == [0.5, -1]
+    other = parse(text.replace("[1, -2]", "[0, -1]")).find("w").quant
+    assert other.stored(real).tolist() == [0, -1] and other.kept(real).tolist() == [0, -0.5]
+    assert print_graph(parse(text)) == text
+
+
 def test_blocked_grids_survive() -> None:
     graph = parse("g (float[4,3] x) => (float[4,3] y) { y = Relu(x) }")
     high = np.arange(1.0, 7.0).reshape(2, 3)
@@ -166,7 +183,10 @@ def test_text_without_additions_is_what_onnx_parses() -> None:
         ("g (float x) => (float x) <int4 w = {8}> { }", r"expected data for int4"),
         ("g (float x) => (float y) { y = Op <a = []> (x) }", "the type of the empty list 'a'"),
         ("g (float x) => (float y) { y = Op <a: int = 1.5> (x) }", "a value of type int for 'a'"),
-        ("g (float x) => (float y) { y ~ int8(1, 0, width=2) = Op (x) }", "axis, block or narrow"),
+        (
+            "g (float x) => (float y) { y ~ int8(1, 0, width=2) = Op (x) }",
+            "axis, block, narrow or integers",
+        ),
         ("g (float x) => (float y) { y = Relu(x)", "got end of text"),
         ("<ir_version: 10, colour: 3> g (float x) => (float x) { }", "cannot say colour"),
         ("g (float x) => (float y) { y = Relu(z) }", "reads 'z'"),

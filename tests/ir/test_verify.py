@@ -32,6 +32,10 @@ def quantize(value: Value, **changes: object) -> None:
     value.quant = replace(grid([-1.0] * 3, [1.0] * 3, DType.INT8, axis=1), **changes)
 
 
+def store(value: Value, integers: list[object]) -> None:
+    value.quant = replace(grid(-1.0, 1.0, DType.INT8), integers=np.array(integers))
+
+
 def body_of(graph: Graph) -> Graph:
     return node(graph, "if").bodies["then_branch"]
 
@@ -105,6 +109,9 @@ DAMAGES: list[tuple[str, str, Damage]] = [
     ("grids", "axis 2 of a tensor of rank 2", lambda g: quantize(g.find("y"), axis=2)),
     ("grids", r"needs \[2\]", lambda g: quantize(g.find("y"), axis=0)),
     ("grids", r"needs \[2, 2\]", lambda g: quantize(g.find("y"), block=2)),
+    ("grids", "for a constant", lambda g: quantize(g.find("y"), integers=np.zeros((2, 3)))),
+    ("grids", "integers must lie", lambda g: store(g.find("w"), [1, 0, 300])),
+    ("grids", "of their shape", lambda g: store(g.find("w"), [[1, 0, 2]])),
     (
         "one-owner",
         "'w' is in 'g' and in 'yes'",

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import parser
 from onnxruntime.quantization import (
@@ -18,6 +17,7 @@ from onnxruntime.quantization import (
     QuantType,
     quantize_static,
 )
+from sessions import exact_session
 
 from ptq_opt import native
 from ptq_opt.ir import DataError
@@ -156,7 +156,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def both(path: Path, **options: Any) -> tuple[Any, Any, native.Program]:
     """Our outputs, ONNX Runtime's, and the program, for one input."""
     program = native.compile(path, **options)
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = exact_session(path)
     x = np.random.default_rng(3).standard_normal(session.get_inputs()[0].shape).astype(np.float32)
     return program.run({"x": x})["y"], session.run(None, {"x": x})[0], program
 
@@ -272,7 +272,7 @@ def test_what_has_no_integer_form_runs_in_onnxruntime() -> None:
     model = parser.parse_model(HEADER + ISLAND)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1), "one"))
     program = native.compile(model)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = exact_session(model)
     x = np.random.default_rng(5).standard_normal((2, 6)).astype(np.float32)
     for ours, theirs in zip(
         program.run({"x": x}).values(), session.run(None, {"x": x}), strict=True

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime as ort
 import pytest
 from onnx import helper
+from sessions import exact_session
 from small_model import Feeds, make_samples, small_model
 
 import ptq_opt
@@ -21,7 +21,7 @@ from ptq_opt.passes import Instruments
 
 
 def run(model: onnx.ModelProto, feeds: Feeds) -> list[np.ndarray]:
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = exact_session(model)
     return session.run(None, feeds)
 
 

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
+from sessions import exact_session
 from small_model import Feeds
 
 from ptq_opt import quantize
@@ -33,7 +33,7 @@ def outputs(model: onnx.ModelProto, names: list[str], samples: list[Feeds]) -> l
     known = {info.name: info for info in (*model.graph.value_info, *model.graph.output)}
     del model.graph.output[:]
     model.graph.output.extend(known[name] for name in names)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = exact_session(model)
     runs = [session.run(None, feeds) for feeds in samples]
     return [np.stack(parts) for parts in zip(*runs, strict=True)]
 

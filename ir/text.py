@@ -2,8 +2,8 @@
 
 The syntax is that of `onnx.parser`, with three additions. `y ~ uint8(0.02, 128)` gives the value
 y, where it is defined, a grid (scale and zero point, then `axis=`, `block=`, `narrow` and
-`integers=` as needed); `... Conv(x, w) ~ int8` gives a node a precision; elements of tensors are numbers whatever
-their type (onnx.parser takes bits for float16 and packed bytes for int4).
+`integers=` as needed); `... Conv(x, w) ~ int8` gives a node a precision; elements of tensors are
+numbers whatever their type (onnx.parser takes bits for float16 and packed bytes for int4).
 
 A graph alone stands for a model of IR version 10 and operator set 21:
 

@@ -71,6 +71,7 @@ class Runner:
         values = [where[value] for value in (graph.outputs if fetch is None else fetch)]
         copy.set_outputs(values, _output_names(copy, len(values)))
         copy.sweep()
+        _unshare_integer_weights(copy)
         copy.inputs = [value for value in copy.inputs if value.uses]
         names = Names.of(copy)
         self._labels = {name: node.label for node, name in names.nodes.items()}
@@ -137,6 +138,26 @@ class Runner:
                 label = self._labels.get(found[1], f"'{found[1]}'")  # a fused one has a new name
                 return ModelError(f"ONNX Runtime cannot run {label}: {told}")
         return otherwise(f"ONNX Runtime refuses the {_BLAMED[otherwise]}: {told}")
+
+
+def _unshare_integer_weights(graph: Graph) -> None:
+    """Give every reader of dequantized weights initializers of its own, the zero point too.
+
+    On x86 before VNNI ONNX Runtime shifts int8 weights to uint8 for exact sums, under names made
+    of the initializers': those that two operators share make it refuse the model.
+    """
+    for node in graph.order():
+        stored = node.input(0)
+        if not node.is_op("DequantizeLinear") or stored is None or stored.const is None:
+            continue
+        twins = [node]
+        for reader, slot in list(node.output.uses)[1:]:
+            twins.append(graph.add(node.op, list(node.inputs), dict(node.attrs), like=node))
+            graph.set_input(reader, slot, twins[-1].output)
+        for twin in twins:
+            for slot, value in enumerate(twin.inputs):
+                if value is not None and value.const is not None and len(value.uses) > 1:
+                    graph.set_input(twin, slot, graph.constant(value.const, value.name))
 
 
 class _Outside:

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from ptq_opt.ir import DataError, DType, Graph, ModelError, Tensor, Value, load, save
 from ptq_opt.ir import evaluate as module
 from ptq_opt.ir.evaluate import Runner, decibel, reduce, signal_to_noise
+from ptq_opt.ir.text import parse
 
 X = np.random.default_rng(0).standard_normal((2, 3, 5, 5)).astype(np.float32)
 
@@ -253,3 +254,25 @@ def test_model_of_the_repository_runs(request: pytest.FixtureRequest) -> None:
     for output, value in zip(outputs, graph.outputs, strict=True):
         np.testing.assert_allclose(inner[every.index(value)], output, rtol=1e-4, atol=1e-5)
     assert all(isinstance(array, np.ndarray) for array in inner)
+
+
+def test_integer_weights_that_several_operators_share() -> None:
+    """ONNX Runtime's rewrite for exact sums on x86 before VNNI makes them twice by one name."""
+    pair = "{0} = QuantizeLinear({1}, s, z) {2} = DequantizeLinear({0}, s, z)"
+    graph = parse(f"""
+    g (float[1,1,8,8] x) => (float[1,1,8,8] y) <
+      float s = {{0.5}}, uint8 z = {{128}}, float u = {{0.01}}, int8 n = {{0}},
+      int8[1,1,1,1] w = {{100}}, int8[1,1,1,1] w2 = {{100}}
+    > {{
+      v = DequantizeLinear(w, u, n)
+      v2 = DequantizeLinear(w2, u, n)
+      {pair.format("a", "x", "b")}
+      c = Conv(b, v)
+      {pair.format("d", "c", "e")}
+      f = Conv(e, v)
+      {pair.format("h", "f", "i")}
+      j = Conv(i, v2)
+      {pair.format("k", "j", "y")}
+    }}""")
+    x = np.arange(64, dtype=np.float32).reshape(1, 1, 8, 8) / 2
+    np.testing.assert_array_equal(Runner(graph).run({"x": x})[0], x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,7 +16,8 @@ from ..ir.tensor import Array
 from .base import Context, Pass
 from .channel_data import ChannelData, collect
 from .channel_noise import RegionNoise, is_rounded, reach, sensitivity, worst_ratio
-from .regions import Channels, Linear, Region, find_channels
+from .equalize import weight_ranges
+from .regions import Channels, Region, find_channels
 from .rescale import dead, equalizing_factors, propagate, rescale, shift
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
@@ -25,8 +26,6 @@ WORTH = 0.95
 """A change must bring the predicted noise below this share of what it was."""
 SWEEPS = 20
 """Most rounds over all regions where one's factors depend on its neighbours'."""
-SETTLED = 1e-3
-"""A round that changes no factor by more than this share is the last."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,12 @@ class Align(Pass):
     """Rescale and shift channels, exactly, so that those of one tensor have like ranges.
 
     A factor goes from the weights that make a channel to those that read it, a shift from bias to
-    bias. With `noise`, samples tell the ranges of channels, and a region is changed only where the
-    predicted rounding error falls on samples the factors were not made from; with `weights`, or
-    without samples, factors make the ranges of the weights on both sides alike. Sources: channel
-    alignment of NNCF (means and scales of activations); Nagel et al., 1906.04721 (`weights`); Xiao
-    et al., 2211.10438 (part of a range as an exponent).
+    bias. Samples tell the ranges of channels, and a region is changed only where the predicted
+    rounding error falls on samples the factors were not made from. Sources: channel alignment of
+    NNCF (means and scales of activations); Xiao et al., 2211.10438 (part of a range as an
+    exponent).
 
     Attributes:
-        method: see above.
         samples: use at most so many.
         limit: factors lie between 1/limit and limit.
     """
@@ -51,7 +48,6 @@ class Align(Pass):
     invalidates: ClassVar[tuple[str, ...]] = ("ranges", "plan")
     preserves_function: ClassVar[bool] = True
 
-    method: Literal["noise", "weights"] = "noise"
     samples: int = 32
     limit: float = 100.0
 
@@ -67,30 +63,6 @@ class Align(Pass):
         for linear, reason in scales.frozen:
             context.report.skip(reason, linear.node)
         context.report.matched = len(scales.regions)
-        if self.method == "weights" or context.samples is None:
-            if self.method != "weights":
-                context.report.note("no samples: channels are aligned by their weights alone")
-            rescale(graph, scales, self._by_weights(scales, context))
-        else:
-            self._by_noise(graph, scales, context)
-
-    def _by_weights(self, channels: Channels, context: Context) -> Array:
-        """Factors per id that make the ranges of weights alike."""
-        factors = np.ones(len(channels.label))
-        weights = {linear: linear.magnitudes for linear in channels.linears}
-        for _ in range(SWEEPS):
-            before = factors.copy()
-            for region in channels.regions:
-                made, read, place = weight_ranges(channels, region, weights, factors)
-                step = equalizing_factors(made, read, self.limit)[place]
-                factors[region.ids] = self._limited(factors[region.ids] * step)
-            if np.abs(factors / before - 1).max(initial=0.0) <= SETTLED:
-                break
-        context.report.rewritten = sum(bool((factors[r.ids] != 1).any()) for r in channels.regions)
-        return factors
-
-    def _by_noise(self, graph: Graph, scales: Channels, context: Context) -> None:
-        """Shift and rescale where samples say that it helps."""
         shifts = find_channels(graph, "shift")
         hidden = out_of_reach(graph)
         wanted = [observed_axes(channels, context.target) for channels in (scales, shifts)]
@@ -163,24 +135,6 @@ class Align(Pass):
     def _limited(self, factors: Array) -> Array:
         found: Array = np.clip(factors, 1 / self.limit, self.limit)
         return found
-
-
-def weight_ranges(
-    channels: Channels, region: Region, weights: Mapping[Linear, Array], factors: Array
-) -> tuple[Array, Array, Array]:
-    """Largest magnitudes of the rescaled weights that make and that read each label of `region`.
-
-    `weights` are `Linear.magnitudes`. Also returns each region id's place among the labels.
-    """
-
-    def magnitudes(linear: Linear, ids: Array) -> tuple[Array, Array]:
-        scaled = weights[linear] * (factors[linear.ins] / factors[linear.outs])
-        merged = tuple(k for k, n in enumerate(ids.shape) if n == 1)
-        return ids.ravel(), scaled.max(axis=merged).ravel()
-
-    made, place = reach(channels, region, [magnitudes(p, p.outs) for p in region.producers])
-    read, _ = reach(channels, region, [magnitudes(c, c.ins) for c in region.consumers])
-    return made, read, place
 
 
 def observed_axes(channels: Channels, target: Target) -> dict[Value, int | None]:

@@ -27,7 +27,8 @@ from .region_linear import (
     normalization,
     padded,
 )
-from .regions import Offset, Walk, float_constant
+from .regions import Bound, Offset, Walk, float_constant
+from .units import clamp_limits
 
 MOST_ELEMENTS = 1 << 24
 """Largest tensor (batch left out) whose reshaping is followed element by element."""
@@ -83,13 +84,17 @@ def keep(walk: Walk, node: Node) -> None:
 
 
 def clip(walk: Walk, node: Node) -> None:
-    """Homogeneous only when its bounds are 0 or infinite."""
+    """Homogeneous when its bounds are 0 or infinite, or when they may follow the factors."""
+    absolute = False
     for slot, name in ((1, "min"), (2, "max")):
         given = node.input(slot)
         bound = node.attrs.get(name, np.inf) if given is None else scalar(given)
-        if bound is None or 0 < abs(bound) < BOUNDLESS:
-            raise Skip("its bounds are absolute, a factor would move them")
+        absolute |= bound is None or 0 < abs(bound) < BOUNDLESS
+    if absolute and (not walk.caps or clamp_limits(node) is None):
+        raise Skip("its bounds are absolute, a factor would move them")
     keep(walk, node)
+    if absolute:
+        walk.bounds.append(Bound(node, walk.of[node.output]))
 
 
 def add(walk: Walk, node: Node) -> None:
@@ -107,8 +112,15 @@ def add(walk: Walk, node: Node) -> None:
 
 
 def share(walk: Walk, node: Node) -> None:
-    """Sub, Max, Min: operands and result share factors; constants may only be 0."""
-    walk.join(node.output, [walk.ids(value) for value in node.inputs if scalar(value) != 0])
+    """Sub, Max, Min: operands and result share factors; constants per channel follow them."""
+    constants = [float_constant(node, slot) for slot in range(len(node.inputs))]
+    follow = [k for k, c in enumerate(constants) if c is not None and c.size > 1]
+    operands = [v for k, v in enumerate(node.inputs) if k not in follow and scalar(v) != 0]
+    rank = max(len(c.shape) for c in constants if c is not None) if follow else 0
+    parts = [walk.ids(value) for value in operands]
+    walk.join(node.output, [p.reshape((1,) * (rank - p.ndim) + p.shape) for p in parts])
+    ids = walk.of[node.output]
+    walk.offsets += [Offset(node, slot, ids) for slot in follow]
 
 
 def multiply(walk: Walk, node: Node) -> None:

@@ -81,6 +81,14 @@ class Offset:
 
 
 @dataclass(eq=False)
+class Bound:
+    """A Clip whose bounds must follow the scale of what it clips."""
+
+    node: Node
+    ids: Array
+
+
+@dataclass(eq=False)
 class Region:
     """Channels that one decision is about, because tensors tie them together.
 
@@ -106,6 +114,7 @@ class Channels:
         of: ids of each tensor that has any.
         linears: operators with weights, in topological order.
         offsets: constants that must be rescaled or shifted with their tensor.
+        bounds: Clips whose bounds must be rescaled with their tensor.
         joins: (out, parts): the ids `out` of a result that depends on several operands; its
             amounts are the sums of those of `parts`. In topological order.
         label: id -> number of the set of ids that must have one factor; 0 for frozen ids.
@@ -117,6 +126,7 @@ class Channels:
     of: dict[Value, Array]
     linears: list[Linear]
     offsets: list[Offset]
+    bounds: list[Bound]
     joins: list[tuple[Array, list[Array]]]
     label: Array
     regions: list[Region]
@@ -126,13 +136,14 @@ class Channels:
 class Walk:
     """Collects ids and what ties them, one operator after another."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: Kind, caps: bool) -> None:
         """Start with no ids but 0."""
-        self.kind = kind
+        self.kind, self.caps = kind, caps
         self.count = 1
         self.of: dict[Value, Array] = {}
         self.linears: list[Linear] = []
         self.offsets: list[Offset] = []
+        self.bounds: list[Bound] = []
         self.joins: list[tuple[Array, list[Array]]] = []
         self.links: list[tuple[Array, Array]] = []
         self.freezes: list[tuple[Array, str]] = [(np.zeros(1, np.int64), UNCHANGED)]
@@ -194,14 +205,15 @@ def float_constant(node: Node, slot: int) -> Tensor | None:
     return value.const if constant and value is not None else None
 
 
-def find_channels(graph: Graph, kind: Kind) -> Channels:
+def find_channels(graph: Graph, kind: Kind, *, caps: bool = False) -> Channels:
     """Analyse `graph` (without its bodies) for factors or for shifts.
 
     Shapes must be known where operators reshape or concatenate channels (`ir.shapes.infer`).
+    With `caps`, factors pass a Clip with absolute bounds, which get one value per channel.
     """
     from .region_ops import visit
 
-    walk = Walk(kind)
+    walk = Walk(kind, caps)
     for node in graph.order():
         visit(walk, node)
     for value in graph.outputs:
@@ -214,7 +226,9 @@ def find_channels(graph: Graph, kind: Kind) -> Channels:
         for linear in walk.linears
         if (ids := linear.outs[linear.outs > 0]).size and not label[ids].any()
     ]
-    return Channels(kind, walk.of, walk.linears, walk.offsets, walk.joins, label, regions, frozen)
+    return Channels(
+        kind, walk.of, walk.linears, walk.offsets, walk.bounds, walk.joins, label, regions, frozen
+    )
 
 
 def _components(count: int, links: Iterable[tuple[Array, Array]]) -> Array:

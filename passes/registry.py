@@ -15,6 +15,7 @@ GROUP = "ptq_opt.passes"
 BUILTIN = {
     "canonicalize": ".canonicalize:Canonicalize",
     "fold-bn": ".fold_bn:FoldBatchNorm",
+    "equalize": ".equalize:Equalize",
     "align": ".align:Align",
     "calibrate": ".calibrate:Calibrate",
     "plan": ".plan:Plan",

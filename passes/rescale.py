@@ -9,7 +9,9 @@ import numpy as np
 
 from ..ir import Graph, Node
 from ..ir.tensor import Array
+from .region_ops import BOUNDLESS
 from .regions import Channels, Linear
+from .units import clamp_limits
 
 
 def equalizing_factors(first: Array, second: Array, limit: float = 100.0) -> Array:
@@ -43,6 +45,7 @@ def dead(ranges: Array, share: float = 1e-4) -> Array:
 def rescale(graph: Graph, channels: Channels, factors: Array) -> int:
     """Divide every channel by its factor; how many constants changed.
 
+    A Clip whose bounds must follow becomes Max (Relu for 0) and Min with bounds per channel.
     `channels` is an analysis of `graph` for factors, `factors` float64 per id, positive, 1 where
     the label is 0, equal where labels are.
     """
@@ -54,6 +57,10 @@ def rescale(graph: Graph, channels: Channels, factors: Array) -> int:
         changed += _multiply(graph, node, slot, 1 / factors[linear.bias_ids])
     for offset in channels.offsets:
         changed += _multiply(graph, offset.node, offset.slot, 1 / factors[offset.ids])
+    for bound in channels.bounds:
+        if np.any(factors[bound.ids] != 1):
+            _bound_channels(graph, bound.node, factors[bound.ids])
+            changed += 1
     return changed
 
 
@@ -93,6 +100,26 @@ def returned(linear: Linear, amounts: Array) -> Array:
     others = tuple(k for k in range(weights.ndim) if k != linear.axis)
     found: Array = (weights * lost).sum(axis=others)
     return found
+
+
+def _bound_channels(graph: Graph, node: Node, factors: Array) -> None:
+    """Write a Clip as operators that take one bound per channel."""
+    limits, value = clamp_limits(node), node.inputs[0]
+    assert limits is not None and value is not None
+    name = node.output.name
+    for op, end, bound in zip(("Max", "Min"), ("low", "high"), limits, strict=True):
+        if abs(bound) >= BOUNDLESS:
+            continue
+        if op == "Max" and bound == 0:
+            made = graph.add("Relu", [value], name=node.name, like=node)
+        else:
+            bounds = graph.constant((bound / factors).astype(np.float32), f"{name}_{end}")
+            made = graph.add(op, [value, bounds], name=node.name, like=node)
+        value = made.output
+        value.dtype, value.shape = node.output.dtype, node.output.shape
+    value.name = name
+    graph.replace(node.output, value)
+    graph.erase(node)
 
 
 def _multiply(graph: Graph, node: Node, slot: int, change: Array) -> bool:

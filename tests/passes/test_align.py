@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_channels import random_network
-from rewriting import apply, net, noise
+from rewriting import net, noise
 
 from ptq_opt.ir import Graph
 from ptq_opt.ir.evaluate import Runner, signal_to_noise
@@ -17,7 +17,6 @@ from ptq_opt.ir.target import GridRule, find_target
 from ptq_opt.ir.tensor import Array
 from ptq_opt.passes import Context, Pipeline, Report
 from ptq_opt.passes.align import Align
-from ptq_opt.passes.rescale import equalizing_factors
 
 PER_TENSOR = dataclasses.replace(
     find_target("ort-cpu"), weights=GridRule(symmetric=True, per_channel=False)
@@ -32,9 +31,7 @@ def inputs(count: int, seed: int = 0, *shape: int) -> list[dict[str, Array]]:
     ]
 
 
-def align(
-    graph: Graph, count: int = 16, per_tensor: bool = False, **options: float | str
-) -> Report:
+def align(graph: Graph, count: int = 16, per_tensor: bool = False, **options: float) -> Report:
     """Align by samples; the outputs stay."""
     context = Context(PER_TENSOR if per_tensor else find_target("ort-cpu"))
     context.samples = open_samples(inputs(count), graph.inputs)
@@ -60,103 +57,6 @@ def decibel(make: Callable[[], Graph], passes: str, per_tensor: bool = False) ->
 
 def constants(graph: Graph) -> list[Array]:
     return [v.numpy() for n in graph for v in n.inputs if v is not None and v.is_constant]
-
-
-# -- by weights ------------------------------------------------------------------------------------
-
-
-def pair(activation: str, **more: Array) -> Graph:
-    """Two layers whose hidden channels differ, one of them without weights."""
-    return net(
-        f"c = Gemm <transB = 1> (x, w1, b1)\nr = {activation}\ny = Gemm <transB = 1> (r, w2, b2)",
-        "float[4,2] x",
-        w1=np.array([[8, -4], [0.5, 0.25], [0, 0]], np.float32),
-        b1=np.array([1, -0.2, 0.7], np.float32),
-        w2=np.array([[0.5, 2, 1], [-0.25, 8, -3]], np.float32),
-        b2=np.array([0.1, -0.1], np.float32), **more,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("activation", ["Relu (c)", "PRelu (c, slope)", "Identity (c)"])
-def test_vectors_of_equalization(activation: str) -> None:
-    slopes = {"slope": np.array([0.1, 0.3, 0.2], np.float32)} if "slope" in activation else {}
-    graph = pair(activation, **slopes)
-    apply(Align(method="weights"), graph)
-    first, second = (node for node in graph if node.op == "Gemm")
-    w1, b1, w2 = (v.numpy() for v in (*first.inputs[1:], second.inputs[1]) if v is not None)
-    np.testing.assert_allclose(w1, [[2, -1], [2, 1], [0, 0]], rtol=1e-6)
-    np.testing.assert_allclose(b1, [0.25, -0.8, 0.7], rtol=1e-6)
-    np.testing.assert_allclose(w2, [[2, 0.5, 1], [-1, 2, -3]], rtol=1e-6)
-
-
-def test_a_clip_to_6_is_left_alone() -> None:
-    graph = pair("Clip (c, low, high)", low=np.float32(0), high=np.float32(6))
-    before = constants(graph)
-    report = apply(Align(method="weights"), graph)
-    assert report.rewritten == 0
-    assert "Clip: its bounds are absolute, a factor would move them" in report.skipped
-    assert all(np.array_equal(a, b) for a, b in zip(before, constants(graph), strict=True))
-
-
-def test_a_depthwise_triple_ends_with_three_like_ranges() -> None:
-    graph = net(
-        "a = Conv (x, w1)\nr = Relu (a)\nd = Conv <group = 2> (r, w2)\ns = Relu (d)\n"
-        "y = Conv (s, w3)", "float[1,2,3,3] x",
-        w1=np.full((2, 2, 1, 1), 8, np.float32), w2=np.full((2, 1, 3, 3), 0.5, np.float32),
-        w3=np.full((1, 2, 1, 1), 2, np.float32),
-    )  # fmt: skip
-    apply(Align(method="weights"), graph)
-    for weights in constants(graph):
-        np.testing.assert_allclose(weights, 2, rtol=1e-2)
-
-
-@pytest.mark.parametrize("name", ["relu", "residual"])
-def test_a_second_time_changes_nothing(name: str) -> None:
-    body = {
-        "relu": "r = Relu (c)\nm = Conv <group = 4> (r, g)",
-        "residual": "r = Relu (c)\ne = Conv (r, u)\nm = Add (r, e)",
-    }
-    more = {"g": noise(8, 2, 1, 1)} if name == "relu" else {"u": noise(8, 8, 1, 1)}
-    graph = net(
-        f"c = Conv (x, w)\n{body[name]}\ny = Conv (m, v)",
-        w=noise(8, 4, 1, 1), v=noise(3, 8, 1, 1), **more,
-    )  # fmt: skip
-    assert apply(Align(method="weights"), graph).rewritten
-    once = constants(graph)
-    apply(Align(method="weights"), graph)
-    for a, b in zip(once, constants(graph), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-2)
-
-
-def test_factors_of_dead_channels_are_1() -> None:
-    made, read = np.array([8, 0.5, 0, 1e-20, 2]), np.array([0.5, 8, 1, 1, 0])
-    np.testing.assert_allclose(equalizing_factors(made, read), [4, 0.25, 1, 1, 1])
-
-
-ranges = st.lists(st.sampled_from([0.0, 1e-45, 1e-30, 0.5, 1.0, 8.0, 1e30]), min_size=4, max_size=4)
-
-
-@given(ranges, ranges)
-def test_factors_are_finite_and_limited(made: list[float], read: list[float]) -> None:
-    factors = equalizing_factors(np.array(made, np.float32), np.array(read, np.float32), 100.0)
-    assert np.all((factors >= 0.01) & (factors <= 100))
-
-
-@given(st.lists(st.floats(0.1, 10), min_size=3, max_size=3))
-def test_ranges_become_their_geometric_mean(made: list[float]) -> None:
-    first, second = np.array(made), np.array([1.0, 2.0, 0.5])
-    factors = equalizing_factors(first, second)
-    np.testing.assert_allclose(first / factors, np.sqrt(first * second))
-    np.testing.assert_allclose(second * factors, np.sqrt(first * second))
-
-
-def test_without_samples_weights_decide_and_it_is_said() -> None:
-    report = apply(Align(), pair("Relu (c)"))
-    assert report.rewritten == 1
-    assert report.notes == ["no samples: channels are aligned by their weights alone"]
-
-
-# -- by predicted noise ----------------------------------------------------------------------------
 
 
 def uneven(activation: str = "Relu") -> Graph:
@@ -321,7 +221,7 @@ def test_tensors_whose_channels_only_factors_follow(per_tensor: bool) -> None:
     assert align(graph, per_tensor=per_tensor).matched == 2
 
 
-@settings(max_examples=25, deadline=None)
-@given(data=st.data(), per_tensor=st.booleans(), method=st.sampled_from(["noise", "weights"]))
-def test_random_networks(data: st.DataObject, per_tensor: bool, method: str) -> None:
-    align(random_network(data), count=4, per_tensor=per_tensor, method=method)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data(), per_tensor=st.booleans())
+def test_random_networks(data: st.DataObject, per_tensor: bool) -> None:
+    align(random_network(data), count=4, per_tensor=per_tensor)

@@ -1,28 +1,28 @@
-"""Which operators run in integers: an exact minimum cut over operators and conversions.
+"""Which operators run in integers: minimum cuts over operators and conversions.
 
 An operator is on the integer side (with the source) or on the float side (with the sink). The cut
-pays each operator's time in its precision and each conversion once per tensor, however many
-readers share it. Construction: a tensor with producer p and readers c gets two helper vertices,
+pays each operator's time in its precision, each conversion once per tensor however many readers
+share it, and `price` nanoseconds for every unit of loss by an operator in integers. Any costs that
+are not negative make this exact (`mincut.py`). Among optima the one with the most operators in
+float is returned: accuracy that costs no time.
 
-    p -> A  (dequantize),  A -> c  (infinite)     p integer, some c float
-    B -> p  (quantize),    c -> B  (infinite)     p float, some c integer
-
-Any non-negative costs make this exact (pairwise terms are submodular). Among optima the one with
-the most operators in float is returned: accuracy that costs no time. References: Picard & Queyranne
-1980 (minimal source side); Kolmogorov & Zabih 2004 (which energies cuts minimize).
+As the price rises, operators only ever go to float: placements are nested. `hull` finds all of
+them that some price makes optimal, from the fastest to the one of least loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
 from ..ir.tensor import Array
+from .mincut import Network
 
-INFINITE = 2**30
-"""Capacity of what must not be cut; SciPy's flow counts in int32."""
+NEGLIGIBLE = 1e-9
+"""Relative differences of times below this are rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,21 @@ class Link:
     dequantize: float
 
 
+@dataclass(frozen=True)
+class Placement:
+    """A precision for every operator.
+
+    Attributes:
+        integer: True where an operator runs in integers.
+        time: of all operators and conversions, in nanoseconds.
+        loss: sum over the operators in integers.
+    """
+
+    integer: tuple[bool, ...]
+    time: float
+    loss: float
+
+
 @dataclass
 class Problem:
     """Operators by index with their times in nanoseconds; `inf` forbids a precision.
@@ -43,18 +58,28 @@ class Problem:
         float_time, integer_time: one entry per operator.
         links: tensors.
         together: pairs of operators that must agree.
+        loss: what an operator in integers costs in accuracy, in any unit; not negative.
     """
 
     float_time: list[float] = field(default_factory=list)
     integer_time: list[float] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     together: list[tuple[int, int]] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
 
-    def add(self, float_time: float, integer_time: float) -> int:
+    def __post_init__(self) -> None:
+        self.loss = self.loss or [0.0] * len(self.float_time)
+
+    def add(self, float_time: float, integer_time: float, loss: float = 0.0) -> int:
         """Append an operator; its index."""
         self.float_time.append(float_time)
         self.integer_time.append(integer_time)
+        self.loss.append(max(loss, 0.0))
         return len(self.float_time) - 1
+
+    def pin(self, operator: int, *, integer: bool) -> None:
+        """Leave an operator only one precision."""
+        (self.float_time if integer else self.integer_time)[operator] = np.inf
 
     def cost(self, integer: Sequence[bool]) -> float:
         """Time of a placement in nanoseconds, infinite when it is forbidden."""
@@ -70,59 +95,82 @@ class Problem:
             return np.inf
         return total
 
-
-def solve(problem: Problem) -> list[bool]:
-    """The cheapest placement: True where an operator runs in integers."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import breadth_first_order, maximum_flow
-
-    count = len(problem.float_time)
-    if not count:
-        return []
-    tails, heads, costs = _arcs(problem, count)
-    source, sink = count + 2 * len(problem.links), count + 2 * len(problem.links) + 1
-    capacity = _capacities(costs)
-    network = coo_array((capacity, (tails, heads)), shape=(sink + 1, sink + 1)).tocsr()
-    network.data = np.minimum(network.data, INFINITE).astype(np.int32)
-    flow = maximum_flow(network, source, sink).flow
-    left = network - flow
-    left.data = np.maximum(left.data, 0)
-    left.eliminate_zeros()
-    reached = np.zeros(sink + 1, bool)
-    reached[breadth_first_order(left, source, return_predecessors=False)] = True
-    return [bool(side) for side in reached[:count]]
+    def placement(self, integer: Sequence[bool]) -> Placement:
+        """A choice of precisions with its time and loss."""
+        loss = sum(a for a, chosen in zip(self.loss, integer, strict=True) if chosen)
+        return Placement(tuple(integer), self.cost(integer), loss)
 
 
-def _arcs(problem: Problem, count: int) -> tuple[list[int], list[int], list[float]]:
-    """Tails, heads and costs of the network's arcs."""
-    source, sink = count + 2 * len(problem.links), count + 2 * len(problem.links) + 1
-    arcs: list[tuple[int, int, float]] = []
-    for i in range(count):
-        arcs += [(source, i, problem.float_time[i]), (i, sink, problem.integer_time[i])]
-    for k, link in enumerate(problem.links):
-        to_float, to_integer = count + 2 * k, count + 2 * k + 1
-        arcs += [
-            (link.producer, to_float, link.dequantize),
-            (to_integer, link.producer, link.quantize),
-        ]
-        for consumer in set(link.consumers):
-            arcs += [(to_float, consumer, np.inf), (consumer, to_integer, np.inf)]
-    for a, b in problem.together:
-        arcs += [(a, b, np.inf), (b, a, np.inf)]
-    tails, heads, costs = zip(*arcs, strict=True)
-    return list(tails), list(heads), list(costs)
+def solve(problem: Problem, price: float = 0.0) -> list[bool]:
+    """The cheapest placement at `price` ns per unit of loss: True where an operator is integer.
 
-
-def _capacities(costs: list[float]) -> Array:
-    """Costs as integers whose finite sum stays below `INFINITE`.
-
-    The factor is a power of two, so that sums that are equal before are equal afterwards, and ties
-    go where the module's text says.
+    Raises:
+        UsageError: an operator, with those it must agree with, may run in neither precision.
     """
-    values = np.asarray(costs, np.float64)
-    finite = np.isfinite(values)
-    total = max(float(values[finite].sum()), 1.0)
-    scaled = np.rint(values[finite] * 2.0 ** np.floor(np.log2(INFINITE / 2 / total)))
-    capacity = np.full(values.shape, INFINITE, np.int64)
-    capacity[finite] = scaled.astype(np.int64)
-    return capacity
+    return list(_Point.of(problem, Network(problem), price).placement.integer)
+
+
+def sweep(problem: Problem, prices: Iterable[float]) -> list[Placement]:
+    """The cheapest placement at each price, by ascending price; their float sets are nested."""
+    network = Network(problem)
+    points = [_Point.of(problem, network, price) for price in sorted(prices)]
+    return _nested(points)
+
+
+def hull(problem: Problem) -> list[Placement]:
+    """Every placement that is cheapest at some price, from the fastest to that of least loss.
+
+    These are the vertices of the lower convex hull of all (loss, time). Eisner & Severance 1976:
+    between two of them ask the price at which both cost the same; either a third is cheaper there,
+    or they are neighbours. What two placements have in common is common to all between, so that
+    each of the at most 2 * vertices cuts is over the rest only.
+    """
+    network = Network(problem)
+    done = [_Point.of(problem, network, 0.0)]
+    rest = [_Point.of(problem, network, np.inf, done[0])]
+    if rest[0].placement.loss >= done[0].placement.loss:
+        return [done[0].placement]
+    while rest:
+        between = _between(problem, network, done[-1], rest[-1])
+        if between is None:
+            done.append(rest.pop())
+        else:
+            rest.append(between)
+    return _nested(done)
+
+
+@dataclass(frozen=True, eq=False)
+class _Point:
+    """A placement and the side of the cut it comes from."""
+
+    side: Array
+    placement: Placement
+
+    @staticmethod
+    def of(
+        problem: Problem,
+        network: Network,
+        price: float,
+        faster: _Point | None = None,
+        finer: _Point | None = None,
+    ) -> _Point:
+        """Cut at `price`, between the placements of a lower and of a higher one."""
+        most, least = faster.side if faster else None, finer.side if finer else None
+        side = network.cut(price, most, least)
+        return _Point(side, problem.placement(side[network.vertex].tolist()))
+
+
+def _between(problem: Problem, network: Network, faster: _Point, finer: _Point) -> _Point | None:
+    """The placement that is cheapest where the two cost the same, None when they are."""
+    low, high = faster.placement, finer.placement
+    price = (high.time - low.time) / (low.loss - high.loss)
+    point = _Point.of(problem, network, max(price, 0.0), faster, finer)
+    best = low.time + price * low.loss
+    cheaper = best - (point.placement.time + price * point.placement.loss)
+    return point if cheaper > NEGLIGIBLE * best else None
+
+
+def _nested(points: Sequence[_Point]) -> list[Placement]:
+    for faster, finer in pairwise(points):
+        assert not (finer.side & ~faster.side).any(), "float sets are nested as the price rises"
+    return [point.placement for point in points]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,21 +13,47 @@ import pytest
 ROOT = Path(__file__).parents[2]
 NATIVE = ROOT / "native"
 HERE = Path(__file__).parent / "c"
-COMPILER = shutil.which("cc")
 STRICT = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"]
+INCLUDES = [f"-I{NATIVE / 'include'}", f"-I{NATIVE / 'src'}", f"-I{HERE}"]
+SANITIZE = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+ARM = "aarch64-linux-gnu-gcc"
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+Build = Callable[..., Path]
 
 
-def build(target: Path, program: str, *flags: str) -> Path:
-    """Compile the library and one of the programs in `c/`."""
-    sources = [HERE / program, HERE / "random_model.c", *sorted((NATIVE / "src").glob("*.c"))]
-    includes = [f"-I{NATIVE / 'include'}", f"-I{NATIVE / 'src'}"]
-    subprocess.run(
-        [COMPILER or "cc", *STRICT, *flags, *includes, *sources, "-o", target, "-lm", "-pthread"],
-        check=True,
-    )
-    return target
+def needs(*tools: str) -> pytest.MarkDecorator:
+    """Skip where one of the tools is not installed."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"no {', '.join(missing)} here")
+
+
+def compilers(names: str, **choices: object) -> pytest.MarkDecorator:
+    """Once with each compiler, and with what is chosen for it."""
+    found = [pytest.param(cc, choice, marks=needs(cc)) for cc, choice in choices.items()]
+    return pytest.mark.parametrize(names, found)
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """(compiler, program in `c/`, flags) -> executable; the library is compiled once for each."""
+
+    @functools.cache
+    def objects(cc: str, *flags: str) -> list[Path]:
+        folder = tmp_path_factory.mktemp("objects")
+        sources = [HERE / "random_model.c", *sorted((NATIVE / "src").glob("*.c"))]
+        subprocess.run(
+            [cc, *STRICT, *flags, *INCLUDES, "-c", *map(str, sources)], cwd=folder, check=True
+        )
+        return sorted(folder.glob("*.o"))
+
+    def program(cc: str, name: str, *flags: str) -> Path:
+        target = tmp_path_factory.mktemp("program") / "program"
+        parts = [str(HERE / name), *map(str, objects(cc, *flags))]
+        command = [cc, *STRICT, *flags, *INCLUDES, *parts, "-o", str(target), "-lm", "-pthread"]
+        subprocess.run(command, check=True)
+        return target
+
+    return program
 
 
 def run(*command: str) -> str:
@@ -34,9 +62,10 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def test_every_instruction_set_equals_scalar(tmp_path: Path) -> None:
-    checker = build(tmp_path / "checker", "checker.c", "-O2")
-    assert "20000 cases, 0 failures" in run(str(checker), "20000", "1")
+@compilers("cc, cases", gcc=20000, clang=3000)
+def test_every_instruction_set_equals_scalar(cc: str, cases: int, build: Build) -> None:
+    checker = build(cc, "checker.c", "-O2")
+    assert f"{cases} cases, 0 failures" in run(str(checker), str(cases), "1")
 
 
 def cpu_flags() -> set[str]:
@@ -51,43 +80,61 @@ def cpu_flags() -> set[str]:
 @pytest.mark.skipif(
     not {"avx512_vnni", "avx512vbmi", "avx512dq"} <= cpu_flags(), reason="emulation needs AVX-512"
 )
-def test_emulated_instruction_sets_equal_scalar(tmp_path: Path) -> None:
+@needs("gcc")
+def test_emulated_instruction_sets_equal_scalar(build: Build) -> None:
     """AMX and AVX-VNNI kernels, their instructions replaced by others and by C."""
     features = ["f", "bw", "vl", "dq", "vnni", "vbmi"]
     flags = [*(f"-mavx512{feature}" for feature in features), "-O2", "-include"]
-    checker = build(tmp_path / "checker", "checker.c", *flags, str(HERE / "emulate.h"))
+    checker = build("gcc", "checker.c", *flags, str(HERE / "emulate.h"))
     found = run(str(checker), "5000", "1")
     assert "5000 cases, 0 failures, best instruction set amx" in found
 
 
-def test_sanitizers_find_nothing(tmp_path: Path) -> None:
-    flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    checker = build(tmp_path / "checker", "checker.c", *flags)
+@needs("gcc")
+def test_sanitizers_find_nothing(build: Build) -> None:
+    checker = build("gcc", "checker.c", *SANITIZE)
     assert "1500 cases, 0 failures" in run(str(checker), "1500", "100000")
 
 
-@pytest.mark.parametrize("language", ["c", "c++"])
-def test_public_header_compiles_alone(language: str) -> None:
+@needs("gcc")
+def test_damaged_models_do_no_harm(build: Build) -> None:
+    """The fuzz target on its own: what loads is run, under both sanitizers."""
+    fuzzer = build("gcc", "loader_fuzz.c", *SANITIZE)
+    assert "10000 models" in run(str(fuzzer), "10000", "1")
+
+
+@needs("gcc")
+def test_scalar_code_stands_alone(build: Build) -> None:
+    """What the compiler of a machine that is no x86 sees."""
+    checker = build("gcc", "checker.c", "-O0", "-DPTQ_PORTABLE")
+    assert "best instruction set scalar" in run(str(checker), "300", "1")
+
+
+@needs(ARM)
+def test_compiles_for_arm(build: Build) -> None:
+    """With warnings as errors; where an emulator is installed, the scalar code also runs."""
+    checker = build(ARM, "checker.c", "-O1", "-static")
+    if shutil.which("qemu-aarch64") is not None:
+        found = run("qemu-aarch64", str(checker), "300", "1")
+        assert "300 cases, 0 failures, best instruction set scalar" in found
+
+
+@compilers("cc, language", gcc="c11", clang="c++11")
+def test_public_header_compiles_alone(cc: str, language: str) -> None:
     header = NATIVE / "include" / "ptq" / "kernels.h"
-    std = "c11" if language == "c" else "c++11"
-    run(
-        str(COMPILER),
-        "-x",
-        language,
-        f"-std={std}",
-        "-Wall",
-        "-Werror",
-        "-fsyntax-only",
-        str(header),
-    )
+    flags = ["-x", language.removesuffix("11"), f"-std={language}", "-Wall", "-Wextra", "-Werror"]
+    run(cc, *flags, "-fsyntax-only", str(header))
 
 
-def test_cmake_package_is_found(tmp_path: Path) -> None:
-    if shutil.which("cmake") is None:
-        pytest.skip("no cmake")
+@needs("cmake")
+@compilers("cc, shared", gcc="OFF", clang="ON")
+def test_cmake_package_is_found(cc: str, shared: str, tmp_path: Path) -> None:
+    """Built, installed and found by another project, which links the library and runs."""
     prefix, user = tmp_path / "prefix", tmp_path / "user"
-    run("cmake", "-S", str(NATIVE), "-B", str(tmp_path / "b"), f"-DCMAKE_INSTALL_PREFIX={prefix}")
-    run("cmake", "--build", str(tmp_path / "b"), "--target", "install", "-j2")
+    options = [f"-DCMAKE_C_COMPILER={cc}", "-DCMAKE_BUILD_TYPE=Debug"]
+    install = [f"-DCMAKE_INSTALL_PREFIX={prefix}", f"-DBUILD_SHARED_LIBS={shared}"]
+    run("cmake", "-S", str(NATIVE), "-B", str(tmp_path / "b"), *options, *install)
+    run("cmake", "--build", str(tmp_path / "b"), "--target", "install")
     user.mkdir()
     (user / "main.c").write_text(
         '#include "ptq/kernels.h"\nint main(void) { return ptq_isa_name(ptq_best_isa()) == 0; }\n'
@@ -97,19 +144,12 @@ def test_cmake_package_is_found(tmp_path: Path) -> None:
         "find_package(ptq_kernels 0.1 REQUIRED)\nadd_executable(user main.c)\n"
         "target_link_libraries(user PRIVATE ptq::kernels)\n"
     )
-    run("cmake", "-S", str(user), "-B", str(user / "b"), f"-DCMAKE_PREFIX_PATH={prefix}")
+    found = f"-DCMAKE_PREFIX_PATH={prefix}"
+    run("cmake", "-S", str(user), "-B", str(user / "b"), *options, found)
     run("cmake", "--build", str(user / "b"))
     run(str(user / "b" / "user"))
-
-
-def test_compiles_without_x86(tmp_path: Path) -> None:
-    """The scalar code stands alone: what another machine's compiler sees."""
-    checker = build(tmp_path / "checker", "checker.c", "-O1", "-DPTQ_PORTABLE")
-    assert "best instruction set scalar" in run(str(checker), "300", "1")
-
-
-def test_damaged_models_do_no_harm(tmp_path: Path) -> None:
-    """The fuzz target on its own: what loads is run, under both sanitizers."""
-    flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    fuzzer = build(tmp_path / "fuzzer", "loader_fuzz.c", *flags)
-    assert "10000 models" in run(str(fuzzer), "10000", "1")
+    library = next(prefix.rglob("libptq_kernels.so" if shared == "ON" else "libptq_kernels.a"))
+    if shared == "ON" and shutil.which("nm") is not None:
+        names = run("nm", "-D", "--defined-only", str(library)).split()[2::3]
+        declared = (NATIVE / "include" / "ptq" / "kernels.h").read_text()
+        assert names and all(f"{name}(" in declared for name in names)

@@ -17,6 +17,10 @@
 extern "C" {
 #endif
 
+#ifdef __GNUC__
+#pragma GCC visibility push(default)
+#endif
+
 enum { PTQ_MAX_RANK = 8 };
 
 typedef enum {
@@ -192,6 +196,9 @@ const char *ptq_program_kernel(const ptq_program *program, int32_t op);
 ptq_status ptq_program_run(ptq_program *program, const void *const *inputs, void *const *outputs,
                            int64_t *nanoseconds, ptq_error *error);
 
+#ifdef __GNUC__
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import ArrayLike
 
 from .clone import clone
+from .dtypes import DType
 from .errors import DataError, ModelError, PtqError
 from .graph import Graph, Value
 from .names import Names
@@ -28,6 +29,13 @@ MOST_DECIBEL = 120.0
 """Bound of signal to noise ratios, which would be infinite for equal tensors."""
 AXES_ARE_INPUT = {"ReduceSum": 13}
 """Opset from which a reduction's axes are an input; 18 for those not listed."""
+CARRIERS = {
+    **dict.fromkeys((DType.INT4, DType.INT2), DType.INT8),
+    **dict.fromkeys((DType.UINT4, DType.UINT2), DType.UINT8),
+    **dict.fromkeys((DType.BFLOAT16, DType.FLOAT8E4M3FN, DType.FLOAT8E4M3FNUZ), DType.FLOAT),
+    **dict.fromkeys((DType.FLOAT8E5M2, DType.FLOAT8E5M2FNUZ), DType.FLOAT),
+}
+"""Types whose arrays ONNX Runtime does not exchange -> those that hold all their values."""
 _NODE_IN_MESSAGE = (
     r"Name:'([^']*)'",
     r"Node ?\(([^)]*)\)",
@@ -69,6 +77,10 @@ class Runner:
         """
         copy, where = clone(graph)
         values = [where[value] for value in (graph.outputs if fetch is None else fetch)]
+        self._given, own = _carry_inputs(copy)
+        self._fetched = [value.dtype for value in values]
+        values = [own.get(value, value) for value in values]
+        values = [_carried(copy, value) for value in values]
         copy.set_outputs(values, _output_names(copy, len(values)))
         copy.sweep()
         _unshare_integer_weights(copy)
@@ -99,12 +111,12 @@ class Runner:
         if missing:
             raise DataError(f"no data for the model's input '{min(missing)}'")
         given = {name: array for name, array in feeds.items() if name in self._accepted}
+        given |= {k: given[k].astype(dtype.numpy) for k, dtype in self._given.items() if k in given}
         try:
             found: list[Any] = self._session.run(None, given)
         except Exception as error:  # each status code of ONNX Runtime has a class of its own
             raise self._explained(error, DataError) from None
-        # An array of ONNX Runtime's keeps all memory of its session alive: give copies away.
-        return [item.copy() if isinstance(item, np.ndarray) else item for item in found]
+        return [_own(item, dtype) for item, dtype in zip(found, self._fetched, strict=True)]
 
     def _open(self, graph: Graph, names: Names, threads: int, optimize: bool) -> Any:
         import onnxruntime as ort
@@ -158,6 +170,35 @@ def _unshare_integer_weights(graph: Graph) -> None:
             for slot, value in enumerate(twin.inputs):
                 if value is not None and value.const is not None and len(value.uses) > 1:
                     graph.set_input(twin, slot, graph.constant(value.const, value.name))
+
+
+def _carry_inputs(graph: Graph) -> tuple[dict[str, DType], dict[Value, Value]]:
+    """Carriers of the inputs that need one, by name, and what now has the type of each."""
+    carriers: dict[str, DType] = {}
+    own: dict[Value, Value] = {}
+    for slot, value in enumerate(graph.inputs):
+        if value.dtype in CARRIERS and value.const is None:
+            carriers[value.name] = CARRIERS[value.dtype]
+            graph.inputs[slot] = stand_in = Value(value.name)
+            stand_in.dtype, stand_in.shape = carriers[value.name], value.shape
+            own[value] = graph.add("Cast", [stand_in], {"to": int(value.dtype)}).output
+            own[value].dtype, own[value].shape = value.dtype, value.shape
+            graph.replace(value, own[value])
+    return carriers, own
+
+
+def _carried(graph: Graph, value: Value) -> Value:
+    """`value`, in its carrier's type where it has one."""
+    if value.dtype not in CARRIERS:
+        return value
+    return graph.add("Cast", [value], {"to": int(CARRIERS[value.dtype])}).output
+
+
+def _own(item: Any, dtype: DType | None) -> Any:
+    """A result in its own type and memory: an array of ONNX Runtime's keeps its session alive."""
+    if not isinstance(item, np.ndarray):
+        return item
+    return item.astype(dtype.numpy) if dtype in CARRIERS and dtype is not None else item.copy()
 
 
 class _Outside:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..ir import Node, Value
+from ..ir import DType, Node, Value
 from .lowering import (
     Lowering,
     channels_last,
@@ -18,6 +18,7 @@ from .lowering import (
 )
 from .model import ABSENT, Array, Kind, Type
 from .values import (
+    ACCUMULATOR,
     LIMITS,
     Abstract,
     Const,
@@ -27,9 +28,12 @@ from .values import (
     Pending,
     Stored,
     Target,
+    spread,
     static,
 )
 
+BYTES = (DType.INT8, DType.UINT8, DType.INT4, DType.UINT4, DType.INT2, DType.UINT2)
+"""Types of weights; those below 8 bits become int8."""
 FEW_CHANNELS = 64
 """Up to these a padded copy of the input pays: rows of the window are then read at once."""
 
@@ -63,16 +67,17 @@ def weights_of(
     integers, zero = found.integers, found.zero_point.astype(np.int32)
     if found.scale.size > 1 and found.axis != channel_axis:
         raise Declined("the weights' scales are not per output channel")
-    if zero.size > 1 and np.any(zero != zero.flat[0]):
-        raise Declined("the weights' zero points differ")
-    if integers.dtype not in (np.int8, np.uint8):
+    if DType.of(integers) not in BYTES:
         raise Declined(f"the weights are {integers.dtype}")
-    offset = int(zero.flat[0]) if zero.size else 0
-    wide = integers.astype(np.int32)
-    if wide.size and wide.min() - offset >= -128 and wide.max() - offset <= 127:
-        wide, offset = wide - offset, 0
-    elif integers.dtype == np.uint8:
-        wide, offset = wide - 128, offset - 128
+    wide, offset = integers.astype(np.int32), 0
+    centred = wide - spread(zero, wide.shape, found.axis, 0)
+    if centred.min(initial=0) >= -128 and centred.max(initial=0) <= 127:
+        wide = centred
+    elif np.any(zero != zero.flat[0]):
+        raise Declined("the weights' zero points differ")
+    else:
+        shift = 128 if integers.dtype == np.uint8 else 0
+        wide, offset = wide - shift, int(zero.flat[0]) - shift
     scale = np.atleast_1d(found.scale).astype(np.float32).reshape(-1)
     return Weights(np.ascontiguousarray(wide.transpose(order).astype(np.int8)), scale, offset, None)
 
@@ -155,8 +160,8 @@ class Convolution:
         scales = model.constant(self.weights.scale)
         bias = ABSENT if self.weights.bias is None else model.constant(self.weights.bias)
         number = low.grid_id(x, stage)
-        if target is None:
-            y = low.make(stage, Type.F32, self.shape, order)
+        if target is None or target is ACCUMULATOR:
+            y = low.make(stage, Type.F32 if target is None else Type.S32, self.shape, order)
             ends, grid = (0, 255), model.grid(number)
         else:
             y = low.make(stage, target.dtype, self.shape, order, target.scale, target.zero_point)

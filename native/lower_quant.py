@@ -10,14 +10,17 @@ from ..ir import DType, Graph, Node, Value
 from .lowering import HANDLERS, Lowering, constant_of, handles, known_shape
 from .model import Array, Type
 from .values import (
+    ACCUMULATOR,
     LIMITS,
     Abstract,
     Const,
     ConstGrid,
     Declined,
     Grid,
+    Pending,
     Raw,
     Target,
+    spread,
 )
 
 TYPES = {np.dtype(np.uint8): Type.U8, np.dtype(np.int8): Type.S8, np.dtype(np.int16): Type.S16}
@@ -48,11 +51,6 @@ def _feeds_window(value: Value) -> bool:
 
 def quantize_to(low: Lowering, value: Value, scale: Array, zero: Array, result: Value) -> Abstract:
     """`value` rounded to a grid."""
-    found = low.values[value]
-    if isinstance(found, Const):
-        integers = np.rint(found.array.astype(np.float32) / scale) + zero.astype(np.float32)
-        ends = np.iinfo(zero.dtype)
-        return Const(np.clip(integers, ends.min, ends.max).astype(zero.dtype))
     if scale.size != 1 or zero.size != 1:
         raise Declined("an activation with more than one scale")
     if zero.dtype not in TYPES:
@@ -62,11 +60,24 @@ def quantize_to(low: Lowering, value: Value, scale: Array, zero: Array, result: 
     return Raw(low.quantize(value, target, _feeds_window(result)))
 
 
+def _rounded(array: Array, scale: Array, zero: Array, axis: int, block: int) -> Array:
+    """A constant as integers of the zero point's type."""
+    dtype = DType.of(zero)
+    if not dtype.is_integer:
+        raise Declined(f"a constant of type {zero.dtype}")
+    steps = np.rint(array.astype(np.float32) / spread(scale, array.shape, axis, block))
+    steps += spread(zero, array.shape, axis, block).astype(np.float32)
+    integers: Array = np.clip(steps, *dtype.integer_range).astype(zero.dtype)
+    return integers
+
+
 def dequantize_from(
     found: Abstract | None, scale: Array, zero: Array, axis: int, block: int
 ) -> Abstract:
     """The reals of integers."""
     if isinstance(found, Const):
+        if not DType.of(found.array).is_integer:
+            raise Declined(f"a constant of type {found.array.dtype}")
         return ConstGrid(found.array, scale, zero, axis % max(1, found.array.ndim), block)
     if not isinstance(found, Raw) or found.stored.dtype not in LIMITS:
         raise Declined("no 8- or 16-bit integers")
@@ -75,23 +86,35 @@ def dequantize_from(
     return Grid(found.stored, float(scale.reshape(-1)[0]), int(zero.reshape(-1)[0]))
 
 
+def _layout(node: Node) -> tuple[int, int]:
+    """The axis of the scales, and the elements that share one along it if they are blocks."""
+    return int(node.attrs.get("axis", 1)), int(node.attrs.get("block_size", 0))
+
+
 @handles("QuantizeLinear", "com.microsoft:QuantizeLinear")
 def quantize_linear(low: Lowering, node: Node) -> list[Abstract]:
-    """One scale and zero point."""
+    """One scale and zero point, where it is no constant."""
     scale, zero = _parameters(low, node, 1, 2)
-    assert node.inputs[0] is not None
+    value = node.inputs[0]
+    assert value is not None
     if node.input(2) is None and node.attrs.get("output_dtype", 0):
         zero = zero.astype(DType(node.attrs["output_dtype"]).numpy)
-    return [quantize_to(low, node.inputs[0], scale, zero, node.output)]
+    found = low.values[value]
+    if isinstance(found, Const):
+        axis, block = _layout(node)
+        axis %= max(1, found.array.ndim)
+        return [Const(_rounded(found.array, scale, zero, axis, block))]
+    return [quantize_to(low, value, scale, zero, node.output)]
 
 
 @handles("DequantizeLinear", "com.microsoft:DequantizeLinear")
 def dequantize_linear(low: Lowering, node: Node) -> list[Abstract]:
     """Constants keep their scales per channel or block."""
     scale, zero = _parameters(low, node, 1, 2)
-    assert node.inputs[0] is not None
-    axis, block = int(node.attrs.get("axis", 1)), int(node.attrs.get("block_size", 0))
-    return [dequantize_from(low.values.get(node.inputs[0]), scale, zero, axis, block)]
+    assert node.inputs[0] is not None and node.inputs[1] is not None
+    if node.inputs[1].dtype not in (None, DType.FLOAT) or node.attrs.get("output_dtype", 1) != 1:
+        raise Declined("reals that are not float32")
+    return [dequantize_from(low.values.get(node.inputs[0]), scale, zero, *_layout(node))]
 
 
 Reals = Sequence[Value | None]
@@ -155,6 +178,28 @@ def qlinear_matmul(low: Lowering, node: Node) -> list[Abstract]:
     """a, b and y with their scales and zero points."""
     operands = [_operand(low, node, 0), _operand(low, node, 3, axis=-1)]
     return _composed(low, node, "MatMul", operands, _parameters(low, node, 6, 7))
+
+
+def _integers(low: Lowering, node: Node, slot: int, zero_slot: int, axis: int = 0) -> Abstract:
+    """An operand on the grid of step 1, whose reals are its integers."""
+    zero = constant_of(low, node, zero_slot)
+    if zero is None:
+        zero = np.zeros(1, np.uint8)
+    value = node.input(slot)
+    found = low.values.get(value) if value else None
+    return dequantize_from(found, np.ones(zero.shape, np.float32), zero, axis, 0)
+
+
+@handles("MatMulInteger", "ConvInteger")
+def integer_product(low: Lowering, node: Node) -> list[Abstract]:
+    """The accumulator itself, in 32 bits."""
+    op = node.op.removesuffix("Integer")
+    last = -1 if op == "MatMul" else 0
+    operands = [_integers(low, node, 0, 2), _integers(low, node, 1, 3, last)]
+    product = _composed(low, node, op, operands, None)[0]
+    if not isinstance(product, Pending):
+        raise Declined("a product of constants")
+    return [Raw(low.finish(product, ACCUMULATOR))]
 
 
 @handles("com.microsoft:QGemm")

@@ -117,17 +117,19 @@ class ConstGrid:
 
     def reals(self) -> Array:
         """The constant in float32."""
-        scale, zero = self.scale, self.zero_point
-        if self.block:
-            stop = [slice(0, n) for n in self.integers.shape]
-            scale = np.repeat(scale, self.block, self.axis)[tuple(stop)]
-            zero = np.repeat(zero, self.block, self.axis)[tuple(stop)]
-        elif scale.ndim:
-            shape = [-1 if d == self.axis else 1 for d in range(self.integers.ndim)]
-            scale, zero = scale.reshape(shape), zero.reshape(shape)
-        steps = self.integers.astype(np.int32) - zero.astype(np.int32)
-        result: Array = steps.astype(np.float32) * scale
-        return result
+        shape = self.integers.shape
+        zero = spread(self.zero_point, shape, self.axis, self.block).astype(np.int32)
+        steps = (self.integers.astype(np.int32) - zero).astype(np.float32)
+        return steps * spread(self.scale, shape, self.axis, self.block)
+
+
+def spread(parameter: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
+    """Scales or zero points per tensor, channel or block, to broadcast with a tensor of `shape`."""
+    if parameter.size == 1:
+        return parameter.reshape(())
+    if block:
+        return np.repeat(parameter, block, axis)[tuple(slice(n) for n in shape)]
+    return parameter.reshape([-1 if d == axis else 1 for d in range(len(shape))])
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,10 @@ class Target:
 def whole(dtype: Type, scale: float, zero_point: int) -> Target:
     """A grid with the limits of its type."""
     return Target(dtype, scale, zero_point, *LIMITS[dtype])
+
+
+ACCUMULATOR = Target(Type.S32, 1.0, 0, 0, 255)
+"""The 32-bit sum as it is; no limits apply."""
 
 
 @dataclass(frozen=True, eq=False)

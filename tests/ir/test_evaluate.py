@@ -14,6 +14,9 @@ from ptq_opt.ir import evaluate as module
 from ptq_opt.ir.evaluate import Runner, decibel, reduce, signal_to_noise
 from ptq_opt.ir.text import parse
 
+
+from ptq_opt.ir.evaluate import CARRIERS, Runner, decibel, reduce, signal_to_noise
+
 X = np.random.default_rng(0).standard_normal((2, 3, 5, 5)).astype(np.float32)
 
 
@@ -140,6 +143,18 @@ def test_constants_of_every_type_work_inside_and_beside_the_model(
     ):
         np.testing.assert_array_equal(found, array)
         assert found.shape == array.shape
+
+
+@pytest.mark.parametrize("dtype", CARRIERS)
+def test_types_that_numpy_and_the_session_do_not_share_come_and_go(dtype: DType) -> None:
+    graph = Graph()
+    graph.info.opsets[""] = 25
+    x = graph.input("x", dtype, (3,))
+    graph.set_outputs([x, graph.add("Cast", [x], {"to": int(DType.FLOAT)}).output], ["x2", "y"])
+    given = np.array([0, 1, -2 if not dtype.name.startswith("UINT") else 2]).astype(dtype.numpy)
+    same, floats = Runner(graph).run({"x": given})
+    assert same.dtype == given.dtype and np.array_equal(same, given)
+    np.testing.assert_array_equal(floats, given.astype(np.float32))
 
 
 def test_a_session_outlives_the_weights_it_was_made_from() -> None:

@@ -11,11 +11,8 @@ from onnx import TensorProto, helper
 
 from ptq_opt.ir import DataError, DType, Graph, ModelError, Tensor, Value, load, save
 from ptq_opt.ir import evaluate as module
-from ptq_opt.ir.evaluate import Runner, decibel, reduce, signal_to_noise
-from ptq_opt.ir.text import parse
-
-
 from ptq_opt.ir.evaluate import CARRIERS, Runner, decibel, reduce, signal_to_noise
+from ptq_opt.ir.text import parse
 
 X = np.random.default_rng(0).standard_normal((2, 3, 5, 5)).astype(np.float32)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..ir.calibration import Calibration
     from ..ir.samples import Samples
     from ..ir.target import Target
+    from .metric import Metric
 
 NEEDS_QUOTES = re.compile(r'[,{}\[\]"\\]|^\s|\s$')
 """What a text in a specification string may not hold bare."""
@@ -81,6 +82,19 @@ def no_progress(_title: str, _total: int | None) -> AbstractContextManager[Calla
     return nullcontext(lambda _steps: None)
 
 
+@dataclass(frozen=True)
+class Loss:
+    """Error of the outputs that storing a tensor as integers causes, in any unit.
+
+    Attributes:
+        rounding: by the tensor's own grid, whoever makes or reads it in integers.
+        weights: by the rounded weights of the operator that makes it.
+    """
+
+    rounding: float
+    weights: float
+
+
 @dataclass
 class Context:
     """What passes share during one run of a pipeline.
@@ -89,6 +103,8 @@ class Context:
         target: the engine or chip the model is made for.
         samples: calibration data, None when there is none.
         calibration: what `calibrate` learned, by `Value.origin`.
+        metric: the caller's own measure of a model, None when there is none.
+        losses: what `sensitivity` measured, by `Value.origin`; None when it did not.
         seed: of every random choice.
         progress: shows the advance of long steps.
         report: of the pass that is running.
@@ -99,6 +115,8 @@ class Context:
     target: Target
     samples: Samples | None = None
     calibration: Calibration | None = None
+    metric: Metric | None = None
+    losses: Mapping[str, Loss] | None = None
     seed: int = 0
     progress: Progress = no_progress
     report: Report = field(default_factory=lambda: Report(""))

@@ -14,6 +14,7 @@ from ..ir.reach import out_of_reach
 from ..ir.samples import Samples
 from ..ir.target import Target
 from ..ir.tensor import Array
+from .measures import squared
 from .quant import write_qdq
 
 TOLERATED = 0.1
@@ -83,10 +84,10 @@ def contest(
     for feeds in samples:
         runs = zip(*(runner.run(feeds) for runner in runners), strict=True)
         for k, (real, found) in enumerate(zip(reference.run(feeds), runs, strict=True)):
-            usable[k] &= all(_comparable(real, other) for other in found)
+            usable[k] &= all(comparable(real, other) for other in found)
             if usable[k]:
-                signal[k] += _energy(real)
-                noise[:, k] += [_energy(real - other) for other in found]
+                signal[k] += squared(real)
+                noise[:, k] += [squared(real - other) for other in found]
         advance(1)
     if usable[: len(visible)].any():
         usable[len(visible) :] = False
@@ -104,11 +105,7 @@ def _deployed(candidate: Candidate, visible: Sequence[int], target: Target) -> R
     return Runner(copy, [*(copy.outputs[k] for k in visible), *(where[value] for value in inner)])
 
 
-def _comparable(real: Array, found: Array) -> bool:
+def comparable(real: Array, found: Array) -> bool:
+    """True for tensors of reals of the same shape."""
     both = isinstance(real, np.ndarray) and isinstance(found, np.ndarray)
     return both and real.dtype.kind == "f" and real.shape == found.shape
-
-
-def _energy(error: Array) -> float:
-    flat = error.ravel().astype(np.float64)
-    return float(flat @ flat)

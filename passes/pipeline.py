@@ -46,9 +46,13 @@ class Instruments:
 
 @dataclass
 class Pipeline:
-    """A sequence of passes, from a specification string, from `Pass` objects, or from both."""
+    """A sequence of passes, from a specification string, from `Pass` objects, or from both.
+
+    `given` are facts that hold already, so that nothing is added to establish them.
+    """
 
     passes: str | Sequence[Pass | str] = DEFAULT
+    given: tuple[str, ...] = ()
     items: list[Pass] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,7 +65,7 @@ class Pipeline:
     def resolve(self) -> list[Step]:
         """The passes that will run: those asked for and the missing providers of their facts."""
         steps: list[Step] = []
-        facts: set[str] = set()
+        facts = set(self.given)
 
         def append(item: Pass, provided: bool, waiting: tuple[str, ...]) -> None:
             for fact in item.requires:

@@ -21,6 +21,7 @@ BUILTIN = {
     "plan": ".plan:Plan",
     "zero-filter": ".zero_filter:ZeroFilter",
     "saturate": ".saturate:Saturate",
+    "sensitivity": ".sensitivity:Sensitivity",
     "bias": ".bias:Bias",
     "quant": ".quant:Quantize",
     "cleanup": ".cleanup:Cleanup",

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..ir import DType, Graph, Node, QuantInfo, Value
-from ..ir.clone import extract
+from ..ir.clone import Mapping, extract
 from ..ir.evaluate import Runner, reduce
 from ..ir.tensor import Array
 from .layers import Clamp
@@ -76,12 +76,7 @@ def walk(
     segments, inputs = cut(graph, [stop.value for stop in stops])
     with tempfile.TemporaryDirectory(prefix="ptq_opt_walk_") as folder:
         store = Store(budget, Path(folder))
-        count = 0
-        for feeds in samples:
-            for value in inputs:
-                given = feeds.get(value.name)
-                store.put(value, count, value.numpy() if given is None else given)
-            count += 1
+        count = store.fill(inputs, samples)
         for number, (stop, segment) in enumerate(zip(stops, segments, strict=True)):
             shift = correct(number, *_run(graph, stop, segment, store, count))
             shape = np.ones(stop.value.rank or 1, np.int64)
@@ -137,12 +132,7 @@ def _run(
 ) -> tuple[Array, Array]:
     """Run a segment for all samples: the means of a stop and what its clamp passes on."""
     measured = stop.clamp.result if stop.clamp else stop.value
-    part, where = extract(graph, segment.reads, [measured, *segment.keeps])
-    for number, value in enumerate(segment.reads):
-        example, fed = store.get(value, 0), where[value]
-        fed.name = f"input_{number}"
-        if isinstance(example, np.ndarray):
-            fed.dtype, fed.shape, fed.info = DType.of(example), (None,) * example.ndim, None
+    part, where = opened(graph, segment.reads, [measured, *segment.keeps], store)
     fold_weights(part)
     seen = where[measured]
     seen.dtype, seen.shape = stop.value.dtype, stop.value.shape
@@ -159,6 +149,20 @@ def _run(
             store.put(value, sample, array)
     stacked = np.stack(means, axis=1)
     return stacked[0], stacked[1] if stop.clamp else np.ones_like(stacked[0])
+
+
+def opened(
+    graph: Graph, reads: Sequence[Value], outputs: Sequence[Value], store: Store
+) -> tuple[Graph, Mapping]:
+    """The part of `graph` from `reads` to `outputs`, ready to be fed what `store` holds of them."""
+    part, where = extract(graph, reads, outputs)
+    for number, value in enumerate(reads):
+        fed = where[value]
+        fed.name = f"input_{number}"
+        example = store.get(value, 0) if value in store else None
+        if isinstance(example, np.ndarray):
+            fed.dtype, fed.shape, fed.info = DType.of(example), (None,) * example.ndim, None
+    return part, where
 
 
 def _passed(graph: Graph, result: Value, clamp: Clamp) -> Value:
@@ -203,6 +207,24 @@ class Store:
         self.shifts: dict[Value, Array] = {}
         self._held: dict[tuple[Value, int], Any] = {}
         self._serial = 0
+
+    def __contains__(self, value: Value) -> bool:
+        """True when something of `value` is kept."""
+        return (value, 0) in self._held
+
+    def values(self) -> list[Value]:
+        """What is kept."""
+        return [value for value, sample in self._held if sample == 0]
+
+    def fill(self, inputs: Sequence[Value], samples: Iterable[dict[str, Array]]) -> int:
+        """Keep the inputs of all samples, a default where one is left out; how many there are."""
+        count = 0
+        for feeds in samples:
+            for value in inputs:
+                given = feeds.get(value.name)
+                self.put(value, count, value.numpy() if given is None else given)
+            count += 1
+        return count
 
     def put(self, value: Value, sample: int, data: Any) -> None:
         """Keep `data`: an array, or whatever ONNX Runtime returns for other types."""

@@ -17,6 +17,7 @@ from ..ir.evaluate import MOST_DECIBEL, Runner, decibel
 from ..ir.reach import out_of_reach
 from ..ir.samples import Samples
 from ..ir.tensor import Array
+from ..passes.measures import squared
 from ..passes.units import DATA_INPUTS
 from .report import Fidelity, LayerFidelity, OutputFidelity
 
@@ -45,11 +46,11 @@ class Noise:
         self.fits &= original.shape == found.shape
         if not self.fits:
             return
-        signal, error = energy(original), energy(original - found)
+        signal, error = squared(original), squared(original - found)
         if not math.isfinite(signal):
             finite = np.isfinite(original)
             kept = original[finite].astype(np.float64)
-            signal, error = energy(kept), energy(kept - found[finite])
+            signal, error = squared(kept), squared(kept - found[finite])
         self.signal += signal
         self.error += error
 
@@ -80,12 +81,6 @@ class Tally(Noise):
             self.equal += int(np.sum(original == found))
         if self.is_float:
             super().add(original, found)
-
-
-def energy(array: Array) -> float:
-    """Sum of squares, in single precision: a dB needs no more, and BLAS is fast."""
-    flat = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
-    return float(np.vdot(flat, flat))
 
 
 class Reference:

@@ -41,6 +41,7 @@ def body(report: Report, layers: int = WORST) -> RenderableType:
         *_operators(report),
         *_outputs(report),
         *_layers(report, layers),
+        *_sensitivity(report, layers),
         *_passes(report),
     )
 
@@ -128,6 +129,19 @@ def _layers(report: Report, count: int) -> Parts:
         noise = f"{100 * layer.noise:.3g} %"
         table.add_row(escape(layer.node), _db(layer.before_db), _db(layer.sqnr_db), noise)
     yield from _section("Where precision is lost most", table)
+
+
+def _sensitivity(report: Report, count: int) -> Parts:
+    found = report.sensitivity
+    if not found:
+        return
+    together = sum(found["together"])
+    table = _table("operator", "error", "of that of all", "gained in float", right=3)
+    for row in found["operators"][:count]:
+        error, gained = sum(row["alone"]), sum(row["gained"]) / together if together > 0 else 0.0
+        table.add_row(escape(row["node"]), f"{error:.2e}", f"{row['share']:.1%}", f"{gained:.1%}")
+    title = f"Error of each operator when it alone is quantized, {found['measure']}"
+    yield from _section(title, table)
 
 
 def _passes(report: Report) -> Parts:

@@ -129,6 +129,8 @@ class Runner:
         options.intra_op_num_threads = threads or THREADS.get()
         # Sums of products in 32 bits, on processors too whose default saturates pairs at 16.
         options.add_session_config_entry("session.x64quantprecision", "1")
+        # Products of floats with stored weights in float: the default rounds the floats to 8 bits.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         held = [ort.OrtValue.ortvalue_from_numpy(array) for array in outside.arrays.values()]

@@ -6,6 +6,7 @@ QuantizeLinear and DequantizeLinear define.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,10 @@ class QuantInfo:
     block: int = 0
     narrow: bool = False
     integers: Array | None = None
+
+    def with_scale(self, scale: Array) -> QuantInfo:
+        """The same grid with other steps, float32; chosen integers belong to the old ones."""
+        return dataclasses.replace(self, scale=np.asarray(scale, np.float32), integers=None)
 
     @property
     def limits(self) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from os import PathLike
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from .dtypes import DType
 from .errors import UsageError
+from .grid_rule import ACTIVATIONS, WEIGHTS, GridRule, activation_rule, weight_rule
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,16 +28,10 @@ FOLDER = Path(__file__).parent / "targets"
 GROUP = "ptq_opt.targets"
 DEFAULT = "ort-cpu"
 
+USUAL_ACTIVATIONS = GridRule(DType.UINT8)
+USUAL_WEIGHTS = GridRule(DType.INT8, symmetric=True, per_channel=True)
+
 Kind = Literal["compute", "light", "agnostic"]
-
-
-@dataclass(frozen=True)
-class GridRule:
-    """How a class of tensors is stored: integer type, symmetric or not, per channel or not."""
-
-    dtype: DType = DType.INT8
-    symmetric: bool = False
-    per_channel: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ class Target:
     Attributes:
         name, summary: for people.
         opset: lowest version of the standard operators the quantized file uses.
-        activations, weights: their grids.
+        activations, weights: their grids, None where they stay in float.
         bias: integer type of biases, None where they stay float.
         compute: operators that integers make faster, with constant weights (MatMul also without).
         light: operators that run in integers where that saves conversions.
@@ -88,8 +83,8 @@ class Target:
     name: str
     summary: str = ""
     opset: int = 13
-    activations: GridRule = GridRule(DType.UINT8)
-    weights: GridRule = GridRule(DType.INT8, symmetric=True, per_channel=True)
+    activations: GridRule | None = USUAL_ACTIVATIONS
+    weights: GridRule | None = USUAL_WEIGHTS
     bias: DType | None = DType.INT32
     compute: frozenset[str] = frozenset({"Conv", "Gemm", "MatMul"})
     light: frozenset[str] = frozenset()
@@ -100,6 +95,36 @@ class Target:
     requantize: Literal["float", "fixed", "gemmlowp"] = "float"
     saturating_pairs: bool = False
     costs: Costs = Costs()
+
+    def __post_init__(self) -> None:
+        """Refuse what ONNX Runtime does not load, which has to run every result once."""
+        weights, activations = self.weights, self.activations
+        if weights is None or activations is None or activations.dtype.bits != 8:
+            return
+        cure = "give activations 16 bits, or none"
+        if weights.dtype.bits == 2:
+            raise UsageError(f"weights of 2 bits do not go with activations of 8: {cure}")
+        if weights.dtype.bits == 8 and weights.block:
+            raise UsageError(f"blocks of 8-bit weights do not go with activations of 8: {cure}")
+
+    def storing(self, weights: str | None = None, activations: str | None = None) -> Target:
+        """The target with other grids, spelled as in `grid_rule`; None keeps what it has.
+
+        Raises:
+            UsageError: one of them spells no grid, or they do not go together.
+        """
+        new_weights, new_activations = self.weights, self.activations
+        if weights is not None:
+            new_weights = weight_rule(weights, self.weights)
+        if activations is not None:
+            new_activations = activation_rule(activations, self.activations)
+        return replace(self, weights=new_weights, activations=new_activations)
+
+    @property
+    def scales_per_channel(self) -> bool:
+        """True unless the weights of one output channel are rounded by another's scale."""
+        rule = self.weights
+        return rule is None or rule.per_channel or rule.block > 0
 
     def kind(self, op: str) -> Kind | None:
         """The class of a standard operator, None when it stays float."""
@@ -152,9 +177,9 @@ def read_target(path: Path) -> Target:
         name=reader.take("name", str, path.stem),
         summary=reader.take("summary", str, ""),
         opset=reader.take("opset", int, 13),
-        activations=_grid_rule(reader.section("activations"), DType.UINT8, channels=False),
-        weights=_grid_rule(reader.section("weights"), DType.INT8, channels=True),
-        bias=_dtype(reader.section("bias"), "dtype", DType.INT32),
+        activations=_activations(reader.section("activations")),
+        weights=_weights(reader.section("weights")),
+        bias=_dtype(reader.section("bias"), DType.INT32),
         compute=operators.names("compute"),
         light=operators.names("light"),
         agnostic=operators.names("agnostic"),
@@ -226,27 +251,38 @@ class _Reader:
             raise self.error(next(iter(self.data)), "is not a key I know")
 
 
-def _dtype(reader: _Reader, key: str, default: DType) -> DType | None:
-    name = reader.take(key, str, default.name.lower())
+def _dtype(reader: _Reader, default: DType, allowed: tuple[DType, ...] = ()) -> DType | None:
+    """The integer type under `dtype`; None for "float"."""
+    name = reader.take("dtype", str, default.name.lower())
     reader.finish()
     if name == "float":
         return None
     try:
         dtype = DType[name.upper()]
     except KeyError:
-        raise reader.error(key, f"'{name}' is no element type") from None
+        raise reader.error("dtype", f"'{name}' is no element type") from None
     if not dtype.is_integer:
-        raise reader.error(key, f"'{name}' is no integer type")
+        raise reader.error("dtype", f"'{name}' is no integer type")
+    if allowed and dtype not in allowed:
+        names = ", ".join(one.name.lower() for one in allowed)
+        raise reader.error("dtype", f"must be float or one of {names}, not '{name}'")
     return dtype
 
 
-def _grid_rule(reader: _Reader, default: DType, channels: bool) -> GridRule:
-    symmetric = reader.take("symmetric", bool, default is DType.INT8)
-    per_channel = reader.take("per-channel", bool, False) if channels else False
-    dtype = _dtype(reader, "dtype", default)
-    if dtype is None:
-        raise reader.error("dtype", "must be an integer type")
-    return GridRule(dtype, symmetric, per_channel)
+def _activations(reader: _Reader) -> GridRule | None:
+    symmetric = reader.take("symmetric", bool, False)
+    dtype = _dtype(reader, DType.UINT8, ACTIVATIONS)
+    return None if dtype is None else GridRule(dtype, symmetric)
+
+
+def _weights(reader: _Reader) -> GridRule | None:
+    symmetric = reader.take("symmetric", bool, True)
+    per_channel = reader.take("per-channel", bool, False)
+    block = reader.take("block", int, 0)
+    if block < 0:
+        raise reader.error("block", f"must not be negative, it is {block}")
+    dtype = _dtype(reader, DType.INT8, WEIGHTS)
+    return None if dtype is None else GridRule(dtype, symmetric, per_channel, block)
 
 
 def _costs(reader: _Reader) -> Costs:

@@ -92,7 +92,7 @@ class Align(Pass):
         factors, amounts = np.ones(len(channels.label)), np.zeros(len(channels.label))
         changed: set[Region] = set()
         regions = [r for r in channels.regions if predictable(r, data)]
-        for _ in range(1 if target.weights.per_channel else SWEEPS):
+        for _ in range(1 if target.scales_per_channel else SWEEPS):
             before = factors.copy()
             for region in regions:
                 noise = RegionNoise(channels, region, data, readers, target)
@@ -124,7 +124,7 @@ class Align(Pass):
             return []
         level = np.where(alive, ranges / np.median(ranges[alive]), 1.0)
         steps = [level**strength for strength in STRENGTHS]
-        if not noise.target.weights.per_channel:
+        if not noise.target.scales_per_channel:
             weights = {
                 linear: linear.magnitudes for linear in (*region.producers, *region.consumers)
             }
@@ -145,7 +145,7 @@ def observed_axes(channels: Channels, target: Target) -> dict[Value, int | None]
         ends = [linear.source for linear in region.consumers]
         if channels.kind == "shift":
             ends += [linear.result for linear in region.producers]
-        if not target.weights.per_channel:  # the rounding of producers' weights is predicted, too
+        if not target.scales_per_channel:  # the rounding of producers' weights is predicted, too
             ends += [linear.source for linear in region.producers]
         for value in (*rounded, *ends):
             shape = channels.of[value].shape if value in channels.of else ()

@@ -68,8 +68,9 @@ class Bias(Pass):
         report, target = context.report, context.target
         layers = find_layers(graph, report)
         report.matched = len(layers)
-        if not layers or not any(node.precision == "int8" for node in graph):
-            report.note("no layer runs in integers: nothing to correct")
+        stored = any(layer.weights.quant is not None for layer in layers)
+        if not stored and not (layers and any(node.precision == "int8" for node in graph)):
+            report.note("no layer is quantized: nothing to correct")
             return
         samples = context.need_samples(self.name).head(self.samples)
         learn, held_back = samples.split(HOLD_OUT)
@@ -221,6 +222,7 @@ def add_to_biases(
         fresh = graph.constant(new, old.name if old else f"{layer.output.name}_bias")
         if old is not None and old.quant is not None:
             rule = target.activations
+            assert rule is not None
             fresh.quant = grid(new.min(), new.max(), rule.dtype, symmetric=rule.symmetric)
         graph.set_input(layer.adder, layer.slot, fresh)
         changed += 1
@@ -238,9 +240,9 @@ def settle(layer: Layer, shift: Array, target: Target) -> tuple[Array, Array]:
     old = np.zeros(layer.channels, np.float32) if bias is None else bias.numpy()
     data, weights = layer.data.quant, layer.weights.quant
     inside = layer.node.precision == "int8" and layer.adder is layer.node
-    if not inside or target.bias is None or data is None or weights is None:
+    info = bias_grid(data, weights, target.bias) if inside else None
+    if info is None:
         return (old + shift).astype(np.float32), shift
-    info = bias_grid(data, weights, target.bias)
     low, high = info.range
     rounded = info.fake(old.reshape(-1))
     new = (rounded + shift).astype(np.float32)

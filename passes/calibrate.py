@@ -38,6 +38,9 @@ class Calibrate(Pass):
 
     def run(self, graph: Graph, context: Context) -> None:
         """Fill `context.calibration`."""
+        if context.target.activations is None:
+            context.report.note("activations stay in float: they need no range")
+            return
         shapes.infer(graph)
         samples = context.need_samples(self.name).head(self.samples)
         values = with_range(graph, observed(graph, context), context)

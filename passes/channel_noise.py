@@ -97,11 +97,14 @@ class _Rows:
 
     def noise(self, factors: Array, power: Array, target: Target) -> Array:
         """Energy of the error [outputs] of rounding the rescaled weights, on the old scale."""
+        rule = target.weights
+        if rule is None:
+            return np.zeros(len(self.largest))
         inner, outer = factors[self.ins], factors[self.outs]
         reach = (self.largest * inner).max(axis=1) / outer
-        if not target.weights.per_channel:
+        if not target.scales_per_channel:
             reach = np.full_like(reach, reach.max())
-        step = reach * outer / target.weights.dtype.integer_range[1]
+        step = reach * outer / (2.0 ** (rule.dtype.bits - 1) - 1)
         found: Array = step**2 / 12 * self.positions * (power[self.columns] / inner**2).sum(axis=1)
         return found
 
@@ -124,7 +127,7 @@ class RegionNoise:
         self.learned = {v: data[v].half(odd=False) for v in self.tensors}
         self.unseen = {v: data[v].half(odd=True) for v in self.tensors}
         self.read = [_Rows(c, channels) for c in region.consumers if c in readers.signal]
-        per_tensor = not target.weights.per_channel
+        per_tensor = not target.scales_per_channel
         made = [p for p in region.producers if per_tensor and p in readers.signal]
         self.made = [_Rows(p, channels) for p in made]
         self.data = data
@@ -156,6 +159,7 @@ class RegionNoise:
         low, high = (learned.low / scale).min(axis=1), (learned.high / scale).max(axis=1)
         elements = unseen.elements / scale[:, None]
         activations = self.target.activations
+        assert activations is not None  # or `is_rounded` is False
         found = []
         for ends in ((low.mean(), high.mean()), (low.min(), high.max())):  # in order of RULES
             info = grid(*ends, activations.dtype, symmetric=activations.symmetric)
@@ -171,6 +175,8 @@ def worst_ratio(new: Array, old: Array) -> float:
 
 def is_rounded(value: Value, target: Target) -> bool:
     """True when an operator that computes in integers reads the tensor."""
+    if target.activations is None:
+        return False
     return any(target.kind(n.op) in ("compute", "light") for n in value.consumers if not n.domain)
 
 

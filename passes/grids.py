@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..ir import QuantInfo, Value, grid
-from ..ir.target import GridRule, Target
-from .units import Unit, clamp_limits, data_inputs
+from ..ir import Node, QuantInfo, Value, grid
+from ..ir.grid_rule import GridRule
+from ..ir.target import Target
+from ..ir.tensor import Array
+from .units import Unit, clamp_limits, data_inputs, input_axis, weight_axis
 
 Span = tuple[float, float]
 HEADROOM = 0.25
@@ -155,14 +157,23 @@ def with_headroom(span: Span, limits: Iterable[Span | None]) -> Span:
     return low, high
 
 
-def weight_grid(
-    weights: np.ndarray[tuple[int, ...], np.dtype[np.float32]], axis: int, rule: GridRule
-) -> QuantInfo:
-    """The grid of constant weights: their exact range, per output channel if the rule says so."""
-    if not rule.per_channel:
+def weight_grid(weights: Array, node: Node, rule: GridRule) -> QuantInfo:
+    """The grid of the constant weights of `node`: their exact range, per what the rule says.
+
+    A block of a convolution is one of input channels at one place of the kernel, since the standard
+    knows blocks along one axis only.
+    """
+    axis = weight_axis(node) % weights.ndim
+    inner = input_axis(node)
+    if rule.block and weights.ndim > 1 and weights.shape[inner] >= rule.block:
+        inner %= weights.ndim
+        starts = np.arange(0, weights.shape[inner], rule.block)
+        low = np.minimum.reduceat(weights, starts, inner)
+        high = np.maximum.reduceat(weights, starts, inner)
+        return grid(low, high, rule.dtype, symmetric=rule.symmetric, axis=inner, block=rule.block)
+    if not (rule.per_channel or rule.block):
         low, high = weights.min(initial=0.0), weights.max(initial=0.0)
         return grid(low, high, rule.dtype, symmetric=rule.symmetric)
-    axis %= weights.ndim
     others = tuple(k for k in range(weights.ndim) if k != axis)
     low, high = weights.min(axis=others, initial=0.0), weights.max(axis=others, initial=0.0)
     return grid(low, high, rule.dtype, symmetric=rule.symmetric, axis=axis)

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from ..ir import Graph, Node
+from ..ir.clone import clone
 from .base import PassError
 
 OLDEST = 7
@@ -28,6 +29,16 @@ def raise_opset(graph: Graph, at_least: int) -> None:
         PassError: a node cannot be expressed in the newer set, or changed before version 7.
     """
     info = graph.info
+    if info.opset >= at_least and not info.functions:
+        return
+    if at_least > onnx.defs.onnx_opset_version():
+        raise PassError(
+            f"the package onnx {onnx.__version__} knows operator sets up to "
+            f"{onnx.defs.onnx_opset_version()}, this needs {at_least}: install a later one"
+        )
+    for key, function in info.functions.items():
+        if function.info.opset < at_least:
+            info.functions[key] = clone(function)[0]  # clones of a graph share functions
     for part in (graph, *info.functions.values()):
         before = part.info.opset
         if before >= at_least:

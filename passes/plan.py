@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from ..ir import DataError, Graph, Value, grid, shapes
+from ..ir import DataError, DType, Graph, Node, Value, grid, shapes
 from ..ir.target import Target
+from ..ir.tensor import Array
 from .base import Context, Pass
 from .grids import Groups, Span, demanded, group, spans_of_groups, weight_grid
 from .placement import Link, Problem, solve
-from .units import Unit, data_inputs, elements, find_units, times, weight_axis, weight_slot
+from .units import (
+    Unit,
+    data_inputs,
+    elements,
+    excluded,
+    find_units,
+    miscomputed,
+    read_otherwise,
+    times,
+    weight_slot,
+)
 
 
 @dataclass(frozen=True)
@@ -35,9 +47,13 @@ class Plan(Pass):
         """Annotate the graph."""
         shapes.infer(graph)
         clear(graph)
+        if context.target.activations is None:
+            units = weights_only(graph, context)
+            return _report(units, graph, context)
         units = find_units(graph, context.target, context.exclude)
         spans = known_spans(units, context)
-        keep_tail(units)
+        if context.target.activations.dtype.bits <= 8:
+            keep_tail(units)
         place(units, graph, context.target)
         assign_grids(units, spans, context.target)
         for unit in units:
@@ -130,6 +146,7 @@ def assign_grids(units: list[Unit], spans: dict[Value, Span], target: Target) ->
     groups: Groups = group(units, wanted, spans, target)
     ranges = spans_of_groups(units, wanted, groups, spans)
     rule = target.activations
+    assert rule is not None
     grids = {
         root: grid(low, high, rule.dtype, symmetric=rule.symmetric)
         for root, (low, high) in ranges.items()
@@ -145,16 +162,47 @@ def assign_grids(units: list[Unit], spans: dict[Value, Span], target: Target) ->
                 value.quant = grid(
                     data.min(initial=0), data.max(initial=0), rule.dtype, symmetric=rule.symmetric
                 )
-        slot = weight_slot(unit.node)
-        if slot is not None:
-            weights = unit.node.inputs[slot]
-            assert weights is not None
-            weights.quant = weight_grid(
-                finite(weights, unit), weight_axis(unit.node), target.weights
-            )
+        assign_weights(unit, target)
 
 
-def finite(value: Value, unit: Unit) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def assign_weights(unit: Unit, target: Target) -> None:
+    """Set the grid of an operator's constant weights, if it has any."""
+    slot = weight_slot(unit.node)
+    weights = unit.node.inputs[slot] if slot is not None else None
+    if weights is not None and target.weights is not None:
+        weights.quant = weight_grid(finite(weights, unit), unit.node, target.weights)
+
+
+def weights_only(graph: Graph, context: Context) -> list[Unit]:
+    """Plan for weights as integers and activations in float: no engine needs a kernel for that."""
+    left_out = excluded(graph, context.exclude)
+    units = [Unit(node, None, None) for node in graph.order()]
+    for unit in units:
+        node, rule = unit.node, context.target.weights
+        unit.reason = (
+            left_out.get(node) or no_stored_weights(node, left_out) or miscomputed(node, rule)
+        )
+        unit.node.precision = "float"
+        if not unit.reason:
+            assign_weights(unit, context.target)
+    return units
+
+
+def no_stored_weights(node: Node, left_out: Collection[Node]) -> str:
+    """Why an operator has no weights that can be stored as integers; empty when it has."""
+    slot = weight_slot(node) if not node.domain else None
+    weights = node.inputs[slot] if slot is not None else None
+    if weights is None:
+        return "it has no weights"
+    if not weights.is_constant or weights.dtype is not DType.FLOAT:
+        return "its weights are not constant float"
+    if (other := read_otherwise(node)) is not None:
+        return f"its weights are those of {other.label}, too, which reads them another way"
+    kept = next((other for other in weights.consumers if other in left_out), None)
+    return f"its weights are those of {kept.label}, too, which stays in float" if kept else ""
+
+
+def finite(value: Value, unit: Unit) -> Array:
     """The elements of a constant; `DataError` when one is NaN or infinite."""
     data = value.numpy()
     if not np.isfinite(data).all():
@@ -167,10 +215,10 @@ def finite(value: Value, unit: Unit) -> np.ndarray[tuple[int, ...], np.dtype[np.
 
 def _report(units: list[Unit], graph: Graph, context: Context) -> None:
     report = context.report
-    report.matched = sum(u.kind is not None for u in units)
-    report.rewritten = sum(u.integer for u in units)
+    report.matched = sum(u.kind is not None or not u.reason for u in units)
+    report.rewritten = sum(not u.reason for u in units)
     for unit in units:
-        if not unit.integer:
+        if unit.reason:
             report.skip(unit.reason, unit.node)
     bodies = sum(len(part) for part in graph.graphs() if part is not graph)
     if bodies:
@@ -180,10 +228,24 @@ def _report(units: list[Unit], graph: Graph, context: Context) -> None:
             "node": unit.node.name,
             "op": unit.node.op,
             "precision": "int8" if unit.integer else "float",
+            "weights": stored_weights(unit.node),
             "reason": unit.reason,
         }
         for unit in units
     ]
-    counts = Counter(u.node.op for u in units if u.integer)
-    if counts:
-        report.note("in integers: " + ", ".join(f"{n} {op}" for op, n in counts.most_common()))
+    for what, found in (
+        ("in integers", (u.node.op for u in units if u.integer)),
+        ("weights in integers", (u.node.op for u in units if not (u.integer or u.reason))),
+    ):
+        counts = ", ".join(f"{n} {op}" for op, n in Counter(found).most_common())
+        if counts:
+            report.note(f"{what}: {counts}")
+
+
+def stored_weights(node: Node) -> str:
+    """How the weights of an operator are stored: the name of a type, "" where there are none."""
+    slot = weight_slot(node)
+    weights = node.inputs[slot] if slot is not None else None
+    if weights is None:
+        return ""
+    return "float" if weights.quant is None else weights.quant.dtype.name.lower()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..ir import Graph, Node, Value
+from ..ir import DType, Graph, Node, Value
 from ..ir.target import Target
 from .base import single_reader
 from .units import CLAMPS, bias_slot, clamp_limits, data_inputs, weight_slot
 
 MICROSOFT = "com.microsoft"
+TYPES = (DType.UINT8, DType.INT8, DType.INT32)
+"""Of operands, results and biases; operators on integers of other widths there are none."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +148,9 @@ def _stored(value: Value | None) -> Stored | None:
     if made_by is None or not made_by.is_op("DequantizeLinear"):
         return None
     integers, scale, zero = (made_by.input(k) for k in range(3))
-    return (
-        None if integers is None or scale is None or zero is None else Stored(integers, scale, zero)
-    )
+    if integers is None or scale is None or zero is None or zero.dtype not in TYPES:
+        return None
+    return Stored(integers, scale, zero)
 
 
 def _quantizer(node: Node) -> Node | None:
@@ -157,7 +159,10 @@ def _quantizer(node: Node) -> Node | None:
     clamp = None
     if reader is not None and reader.is_op(*CLAMPS):
         clamp, reader = reader, single_reader(reader.output)
-    if reader is None or not reader.is_op("QuantizeLinear") or reader.input(2) is None:
+    if reader is None or not reader.is_op("QuantizeLinear"):
+        return None
+    zero = reader.input(2)
+    if zero is None or zero.dtype not in TYPES:
         return None
     return reader if clamp is None or _is_redundant(clamp, reader) else None
 

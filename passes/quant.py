@@ -18,6 +18,8 @@ MINIMUM_OPSET = 13
 """The first whose QuantizeLinear and DequantizeLinear know channels."""
 RECENT_OPSET = 21
 """The first that knows 4 and 16 bits, and blocks."""
+NEWEST_OPSET = 25
+"""The first that knows 2 bits."""
 BYTES = (DType.UINT8, DType.INT8)
 
 
@@ -39,7 +41,6 @@ class Quantize(Pass):
 
     def run(self, graph: Graph, context: Context) -> None:
         """Rewrite the graph."""
-        raise_opset(graph, max(needed_opset(graph), context.target.opset))
         context.report.rewritten = write_qdq(graph, context.target)
         if self.format == "qoperator":
             merged = write_qoperator(graph, context.target)
@@ -49,6 +50,8 @@ class Quantize(Pass):
 def needed_opset(graph: Graph) -> int:
     """The first version of the standard operators that can express the graph's grids."""
     grids = [value.quant for value in graph.values() if value.quant is not None]
+    if any(info.dtype.bits == 2 for info in grids):
+        return NEWEST_OPSET
     recent = any(info.block or info.dtype not in BYTES for info in grids)
     return RECENT_OPSET if recent else MINIMUM_OPSET
 
@@ -56,10 +59,14 @@ def needed_opset(graph: Graph) -> int:
 def write_qdq(graph: Graph, target: Target) -> int:
     """Turn an annotated graph into Q/DQ form in place; how many values are stored as integers.
 
+    The operator set is raised to the first that has the grids.
+
     A value whose producer runs in integers exists as integers only: all its readers get it
     dequantized. A value made in float is quantized for those readers that run in integers, the
-    others keep reading the float.
+    others keep reading the float. Weights that no operator in integers reads are stored as integers
+    for those that multiply floats by them.
     """
+    raise_opset(graph, max(needed_opset(graph), target.opset))
     integer = [node for node in graph.order() if node.precision == "int8"]
     inside = set(integer)
     stored: dict[Value, Value] = {}
@@ -76,9 +83,12 @@ def write_qdq(graph: Graph, target: Target) -> int:
         made = value.producer in inside
         assert pair.producer is not None
         quantizer = pair.producer.inputs[0].producer if pair.producer.inputs[0] else None
-        for reader, slot in list(value.uses):
-            if reader is not quantizer and (made or wants_integers(reader, slot, inside)):
-                graph.set_input(reader, slot, pair)
+        uses = [use for use in value.uses if use[0] is not quantizer]
+        served = uses if made else [use for use in uses if wants_integers(*use, inside)]
+        if value.const is not None and not served:
+            served = [(reader, slot) for reader, slot in uses if slot == weight_slot(reader)]
+        for reader, slot in served:
+            graph.set_input(reader, slot, pair)
     graph.sweep()
     return len(stored)
 
@@ -143,26 +153,39 @@ def dequantize(
 
 
 def quantize_bias(graph: Graph, node: Node, target: Target) -> None:
-    """Store the bias of `node`, if any, as int32 on the accumulator's grid, scale sx * sw."""
+    """Store the bias of `node`, if any, as int32 on the accumulator's grid, scale sx * sw.
+
+    It stays in float where the sums have no one grid (blocks) or 32 bits do not hold them (operands
+    of 16 bits).
+    """
     slot = bias_slot(node)
     bias = node.input(slot) if slot is not None else None
-    if slot is None or bias is None or bias.const is None or target.bias is None:
+    if slot is None or bias is None or bias.const is None:
         return
     data, weights = node.inputs[0], node.inputs[1]
     assert data is not None and weights is not None
-    if data.quant is None or weights.quant is None:
-        return
     info = bias_grid(data.quant, weights.quant, target.bias)
+    if info is None:
+        return
     reals = bias.numpy().astype(np.float64).reshape(-1)
     integers = np.rint(reals / info.scale.astype(np.float64))
-    low, high = target.bias.integer_range
-    stored = np.clip(integers, low, high).astype(target.bias.numpy)
-    constant = graph.constant(Tensor(stored, dtype=target.bias), f"{bias.name}_quantized")
+    low, high = info.dtype.integer_range
+    stored = np.clip(integers, low, high).astype(info.dtype.numpy)
+    constant = graph.constant(Tensor(stored, dtype=info.dtype), f"{bias.name}_quantized")
     graph.set_input(node, slot, dequantize(graph, constant, bias, info, node))
 
 
-def bias_grid(data: QuantInfo, weights: QuantInfo, dtype: DType) -> QuantInfo:
-    """The accumulator's grid: scale sx * sw, zero point 0; per channel where the weights are."""
+def bias_grid(
+    data: QuantInfo | None, weights: QuantInfo | None, dtype: DType | None
+) -> QuantInfo | None:
+    """The accumulator's grid: scale sx * sw, zero point 0; per channel where the weights are.
+
+    None where the bias stays in float, see `quantize_bias`.
+    """
+    if data is None or weights is None or dtype is None or weights.block:
+        return None
+    if data.dtype.bits > 8 or weights.dtype.bits > 8:
+        return None
     scale = (data.scale * weights.scale).astype(np.float32)
     axis = None if scale.ndim == 0 else 0
     return QuantInfo(dtype, scale, np.zeros(scale.shape, np.int32), axis)

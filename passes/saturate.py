@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,6 +36,9 @@ class Saturate(Pass):
         if not context.target.saturating_pairs:
             return
         for node, weights, info in integer_layers(graph):
+            data = node.inputs[0]
+            if data is not None and data.quant is not None and data.quant.dtype.bits > 8:
+                continue  # there is no such instruction for 16 bits
             context.report.matched += 1
             rows = filters(info.stored(weights.numpy()), node)
             unsafe = overflows(rows)
@@ -67,4 +69,4 @@ def overflows(rows: Array) -> Array:
 def coarser(info: QuantInfo, unsafe: Array) -> QuantInfo:
     """Twice the scale where `unsafe`; everywhere when one scale serves all."""
     factor = np.where(unsafe, 2.0, 1.0) if info.scale.ndim else 1.0 + unsafe.any()
-    return dataclasses.replace(info, scale=np.asarray(info.scale * factor, np.float32))
+    return info.with_scale(info.scale * factor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -36,6 +35,9 @@ class ZeroFilter(Pass):
     def run(self, graph: Graph, context: Context) -> None:
         """Adjust the grids of weights."""
         for node, weights, info in integer_layers(graph):
+            if info.block:
+                context.report.skip("its scales are of blocks, not of filters", node)
+                continue
             context.report.matched += 1
             self._adjust(node, weights, info, context)
 
@@ -62,7 +64,7 @@ class ZeroFilter(Pass):
             context.report.note(f"{node.label}: {int(dead.sum())} dead filters{where}")
         if not np.array_equal(scale, info.scale):
             context.report.rewritten += 1
-            weights.quant = dataclasses.replace(info, scale=scale)
+            weights.quant = info.with_scale(scale)
 
 
 def adjusted_scales(

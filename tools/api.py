@@ -100,6 +100,8 @@ def quantize(
     *,
     passes: str | Sequence[Pass | str] = DEFAULT,
     target: str | os.PathLike[str] | Target = DEFAULT_TARGET,
+    weights: str | None = None,
+    activations: str | None = None,
     samples: int = 300,
     exclude: Sequence[str] = (),
     seed: int = 0,
@@ -119,6 +121,9 @@ def quantize(
         passes: the pipeline, "align,bias{samples=64},quant" or a list of passes; what they need
             is added.
         target: name of a target, or path of a TOML file that describes one.
+        weights: how to store them instead of the target's way: "int8", "int4:block=32",
+            "uint4", "none" (float) ..., see `ptq_opt.ir.grid_rule`.
+        activations: the same: "uint8", "int16", "none" (only weights are stored as integers) ...
         samples: use at most this many, spread over the data; up to 8 more are used to judge the
             result, or some of these are held back for it.
         exclude: nodes to keep in float: regular expressions searched in node names, or "op:TYPE".
@@ -141,7 +146,7 @@ def quantize(
     data = calibration_data_reader if data is None else data
     if samples < 1:
         raise UsageError(f"samples must be at least 1, not {samples}")
-    pipeline, goal = Pipeline(passes), find_target(target)
+    pipeline, goal = Pipeline(passes), find_target(target).storing(weights, activations)
     facts = {fact for step in pipeline.resolve() for fact in step.run.establishes}
     context = Context(goal, seed=seed, progress=progress)
     context.exclude = (*exclude, *(f"^{re.escape(name)}$" for name in nodes_to_exclude))
@@ -211,7 +216,7 @@ def _warnings(report: Report, graph: Graph, exclude: Sequence[str], *, made_up: 
             )
     if made_up and report.samples:
         found.append(NO_DATA)
-    if report.decisions and all(d.precision == "float" for d in report.decisions):
+    if report.decisions and not any(d.quantized for d in report.decisions):
         found.append("nothing was quantized: every operator has to stay in float, see the reasons")
     if report.samples and not report.fidelity.outputs:
         found.append(f"the result was not compared with float: {report.fidelity.missing}")

@@ -54,6 +54,8 @@ class Options:
     data: str | None
     passes: str
     target: str
+    weights: str | None
+    activations: str | None
     samples: int
     seed: int
     threads: int
@@ -80,6 +82,8 @@ class Options:
         words = ["ptq-opt", str(self.model), "-o", str(self.output)]
         words += ["--data", self.data] if self.data else []
         words += [f"--passes={passes}", f"--target={self.target}", f"--samples={self.samples}"]
+        words += [f"--weights={self.weights}"] if self.weights else []
+        words += [f"--activations={self.activations}"] if self.activations else []
         words += [f"--seed={self.seed}"] if self.seed else []
         words += [f"--threads={self.threads}"] if self.threads else []
         words += [f"--exclude={pattern}" for pattern in self.patterns]
@@ -135,6 +139,8 @@ EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--data", metavar="DATA", help="Calibration data; without it ranges are made up.")
 @click.option("--passes", default=DEFAULT, help="Pipeline; what passes need is added to it.")
 @click.option("--target", default=DEFAULT_TARGET, show_default=True, help="Name or TOML file.")
+@click.option("--weights", metavar="TYPE[:OPTIONS]", help="int8, int4:block=32, uint4, none ...")
+@click.option("--activations", metavar="TYPE", help="uint8, int8, int16, uint16, none.")
 @click.option("--samples", default=300, show_default=True, help="Use at most N samples.")
 @click.option("--exclude", metavar="REGEX", multiple=True, help="Keep nodes named so in float.")
 @click.option("--exclude-op", metavar="TYPE", multiple=True, help="Keep an operator in float.")
@@ -189,7 +195,8 @@ def run(options: Options) -> None:
         return
     if options.model is None:
         raise UsageError("which model? Usage: ptq-opt MODEL.onnx --data DATA; see --help")
-    output = options.output or options.model.with_suffix(".int8.onnx")
+    kind = (options.weights or "int8").partition(":")[0]
+    output = options.output or options.model.with_suffix(f".{kind}.onnx")
     if output.exists() and output.samefile(options.model):
         raise UsageError(f"the output '{output}' is the model itself: name another file")
     for path in (output, options.json):
@@ -210,6 +217,8 @@ def _quantize(options: Options, pipeline: Pipeline, output: Path) -> None:
             options.data,
             passes=pipeline.items,
             target=options.target,
+            weights=options.weights,
+            activations=options.activations,
             samples=options.samples,
             exclude=options.patterns,
             seed=options.seed,

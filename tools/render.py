@@ -84,6 +84,11 @@ def _operators(report: Report) -> Parts:
             table.add_row(escape(op), str(integer), str(total - integer or ""))
     if table.row_count:
         yield from _section("Quantized", table)
+    table = _table("operator", "", right=1)
+    for op, count in report.stored().items():
+        table.add_row(escape(op), str(count))
+    if table.row_count:
+        yield from _section("Computed in float, with weights stored as integers", table)
     table = _table("reason", "", "operators", right=1)
     for reason, group in report.not_quantized().items():
         table.add_row(escape(reason), str(len(group)), escape(_by_type(group)))

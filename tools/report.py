@@ -25,13 +25,20 @@ class Decision:
         node: its name.
         op: its type.
         precision: "float", or the integers it computes in.
-        reason: why it was left in float, or what its precision follows from.
+        reason: why it was left in float.
+        weights: how its weights are stored: an integer type, "float", or "" where it has none.
     """
 
     node: str
     op: str
     precision: str
     reason: str = ""
+    weights: str = ""
+
+    @property
+    def quantized(self) -> bool:
+        """True when it computes in integers, or in float with weights stored as integers."""
+        return self.precision != "float" or self.weights not in ("", "float")
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,11 @@ class Report:
         integer = Counter(d.op for d in self.decisions if d.precision != "float")
         return {op: (integer[op], n) for op, n in total.most_common()}
 
+    def stored(self) -> dict[str, int]:
+        """Operator type -> how many compute in float with weights stored as integers."""
+        found = Counter(d.op for d in self.decisions if d.quantized and d.precision == "float")
+        return dict(found.most_common())
+
     def not_quantized(self) -> dict[str, list[Decision]]:
         """Reason -> the operators that are not quantized for it, most frequent reason first.
 
@@ -163,7 +175,7 @@ class Report:
         """
         found: dict[str, list[Decision]] = {}
         for decision in self.decisions:
-            if decision.precision == "float":
+            if not decision.quantized:
                 reason = decision.reason.removesuffix(f" for {decision.op}")
                 found.setdefault(reason, []).append(decision)
         return dict(sorted(found.items(), key=lambda item: -len(item[1])))

@@ -257,3 +257,35 @@ def test_operators_of_functions_can_be_excluded(samples: list[Feeds]) -> None:
     assert report.decisions[0].reason.startswith("excluded by")
     lost = quantize(model, samples, exclude=["nowhere"]).report
     assert "--exclude 'nowhere' keeps nothing in float" in lost.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("weights", "activations", "sqnr"),
+    [
+        ("int4", None, 10),
+        ("int4:block=16", "int16", 10),
+        ("int8", "none", 35),
+        ("none", "int8", 20),
+    ],
+)
+def test_other_widths(
+    model: onnx.ModelProto,
+    samples: list[Feeds],
+    weights: str,
+    activations: str | None,
+    sqnr: float,
+) -> None:
+    result = quantize(model, samples, weights=weights, activations=activations)
+    onnx.checker.check_model(result.model)
+    assert result.report.fidelity.outputs[0].sqnr_db > sqnr
+    (second,) = (d for d in result.report.decisions if d.node == "second")
+    assert second.precision == ("float" if activations == "none" else "int8")
+    assert second.weights == ("float" if weights == "none" else weights.partition(":")[0])
+    assert not result.report.warnings
+
+
+def test_weights_only_is_told_in_the_report(model: onnx.ModelProto, samples: list[Feeds]) -> None:
+    report = quantize(model, samples, weights="int4", activations="none").report
+    assert report.stored() == {"Conv": 2, "Gemm": 1}
+    assert "Computed in float, with weights stored as integers" in str(report)
+    assert report.weight_bytes[1] < report.weight_bytes[0] / 6

@@ -39,6 +39,7 @@ def test_json_holds_everything_and_is_standard(
         "op": "Conv",
         "precision": "int8",
         "reason": "",
+        "weights": "int8",
     }
     assert [p["spec"] for p in data["passes"]] == [p.spec for p in report.passes]
     assert data["weight_bytes"][0] > 3 * data["weight_bytes"][1]

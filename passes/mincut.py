@@ -6,7 +6,9 @@ several operators read:
     p -> A  (dequantize),  A -> c  (no limit)     p integer, some reader c float
     B -> p  (quantize),    c -> B  (no limit)     p float, some reader c integer
 
-A tensor with one reader needs no helpers: p -> c (dequantize), c -> p (quantize). An operator's
+A tensor with one reader needs no helpers: p -> c (dequantize), c -> p (quantize). A loss that
+operators share has a helper too, i -> Y (no limit) from each of them, and Y's arc to the sink is
+price * loss. An operator's
 gain by integers, its float time less its integer time less price * loss, is an arc from the source
 when positive and to the sink when negative.
 
@@ -56,13 +58,31 @@ class Network:
         self._loss = self._sum(problem.loss)
         arcs, self.size = _conversions(problem, self.vertex, groups)
         self._tail, self._head = arcs[:, 0].astype(np.int64), arcs[:, 1].astype(np.int64)
+        shared, self._shared_loss = _shared(problem, self.vertex, self._gain)
+        most = np.where(np.isfinite(self._gain), np.maximum(self._gain, 0.0), 0.0)
+        through = most + np.bincount(self._head, arcs[:, 2], groups)[:groups]
         # A power of two: sums that are equal before are equal afterwards, and ties stay ties.
-        total = 2 * float(arcs[:, 2].sum())
+        total = 2 * float(arcs[:, 2].sum()) + 3 * float(through[shared[:, 0]].sum())
         self._scale = 2.0 ** np.floor(np.log2(LARGEST / total)) if total else 1.0
         self._capacity = np.rint(arcs[:, 2] * self._scale).astype(np.int64)
         self._outflow = np.bincount(self._tail, self._capacity, groups)[:groups]
         self._inflow = np.bincount(self._head, self._capacity, groups)[:groups]
         self._capacity += arcs[:, 3].astype(np.int64)
+        self._share(shared, np.rint(most * self._scale).astype(np.int64) + self._inflow)
+
+    def _share(self, shared: Array, most: Array) -> None:
+        """Add the arcs of shared losses, [arcs, 2] (vertex, number of the loss).
+
+        `most` is what can flow through each vertex at any price, so that one unit more is no limit.
+        """
+        vertex, number = shared[:, 0], shared[:, 1]
+        limit = most[vertex] + 1
+        self._tail = np.concatenate([self._tail, vertex])
+        self._head = np.concatenate([self._head, self.size + number])
+        self._capacity = np.concatenate([self._capacity, limit])
+        np.add.at(self._outflow, vertex, limit)
+        self._shared_limit = np.bincount(number, limit, self._shared_loss.size).astype(np.int64)
+        self._shared_first, self.size = self.size, self.size + self._shared_loss.size
 
     def _sum(self, values: list[float]) -> Array:
         """One number per operator -> one per vertex."""
@@ -100,11 +120,16 @@ class Network:
         down = np.flatnonzero(gain < 0)
         rising = np.clip(np.rint(gain[up] * self._scale), 1, self._outflow[up] + 1)
         falling = np.clip(np.rint(-gain[down] * self._scale), 1, self._inflow[down] + 1)
+        priced = np.flatnonzero(self._shared_loss) if price else np.zeros(0, np.int64)
+        shared = np.rint(price * self._shared_loss[priced] * self._scale)
+        shared = np.clip(shared, 1, self._shared_limit[priced] + 1)
         source, sink = self.size, self.size + 1
+        ends = np.concatenate([down, self._shared_first + priced])
+        capacity = [self._capacity, *(a.astype(np.int64) for a in (rising, falling, shared))]
         return (
-            np.concatenate([self._tail, np.full(up.size, source), down]),
-            np.concatenate([self._head, up, np.full(down.size, sink)]),
-            np.concatenate([self._capacity, rising.astype(np.int64), falling.astype(np.int64)]),
+            np.concatenate([self._tail, np.full(up.size, source), ends]),
+            np.concatenate([self._head, up, np.full(ends.size, sink)]),
+            np.concatenate(capacity),
         )
 
 
@@ -141,6 +166,21 @@ def _conversions(problem: Problem, vertex: Array, groups: int) -> tuple[Array, i
                 rows.append((to_float, reader, link.dequantize, 1))
                 rows.append((reader, to_integer, link.quantize, 1))
     return np.asarray(rows, np.float64).reshape(-1, 4), size
+
+
+def _shared(problem: Problem, vertex: Array, gain: Array) -> tuple[Array, Array]:
+    """Which vertices cause which shared loss, int [pairs, 2]; the losses.
+
+    What an operator causes that must be in integers is no choice and left out.
+    """
+    pairs: list[tuple[int, int]] = []
+    losses: list[float] = []
+    for shared in problem.shared:
+        members = {int(vertex[k]) for k in shared.operators}
+        if shared.loss > 0 and not any(gain[k] == np.inf for k in members):
+            pairs += [(k, len(losses)) for k in sorted(members)]
+            losses.append(shared.loss)
+    return np.asarray(pairs, np.int64).reshape(-1, 2), np.asarray(losses, np.float64)
 
 
 def _reachable(tails: Array, heads: Array, capacity: Array, size: int) -> Array:

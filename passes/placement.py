@@ -36,13 +36,24 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """A loss that is there once when any of several operators runs in integers.
+
+    So is the rounding of a tensor: whoever makes or reads it in integers causes it.
+    """
+
+    operators: tuple[int, ...]
+    loss: float
+
+
+@dataclass(frozen=True)
 class Placement:
     """A precision for every operator.
 
     Attributes:
         integer: True where an operator runs in integers.
         time: of all operators and conversions, in nanoseconds.
-        loss: sum over the operators in integers.
+        loss: sum over the operators in integers and what they share.
     """
 
     integer: tuple[bool, ...]
@@ -59,6 +70,7 @@ class Problem:
         links: tensors.
         together: pairs of operators that must agree.
         loss: what an operator in integers costs in accuracy, in any unit; not negative.
+        shared: losses that several operators cause, in the same unit.
     """
 
     float_time: list[float] = field(default_factory=list)
@@ -66,6 +78,7 @@ class Problem:
     links: list[Link] = field(default_factory=list)
     together: list[tuple[int, int]] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
+    shared: list[Shared] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.loss = self.loss or [0.0] * len(self.float_time)
@@ -98,6 +111,7 @@ class Problem:
     def placement(self, integer: Sequence[bool]) -> Placement:
         """A choice of precisions with its time and loss."""
         loss = sum(a for a, chosen in zip(self.loss, integer, strict=True) if chosen)
+        loss += sum(s.loss for s in self.shared if any(integer[k] for k in s.operators))
         return Placement(tuple(integer), self.cost(integer), loss)
 
 

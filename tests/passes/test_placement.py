@@ -7,7 +7,7 @@ import pytest
 
 from ptq_opt.ir import UsageError
 from ptq_opt.ir.tensor import Array
-from ptq_opt.passes.placement import Link, Placement, Problem, hull, solve, sweep
+from ptq_opt.passes.placement import Link, Placement, Problem, Shared, hull, solve, sweep
 
 
 def random_problem(seed: int) -> Problem:
@@ -25,6 +25,9 @@ def random_problem(seed: int) -> Problem:
         problem.links.append(Link(producer, tuple(readers), float(quantize), float(dequantize)))
     if np.isfinite(times).all() and count > 1 and rng.random() < 0.5:
         problem.together = [tuple(rng.integers(0, count, 2).tolist()) for _ in range(2)]
+    for _ in range(rng.integers(0, 4)):
+        members = rng.integers(0, count, rng.integers(1, 4)).tolist()
+        problem.shared.append(Shared(tuple(members), float(rng.integers(0, 10))))
     return problem
 
 
@@ -38,7 +41,10 @@ def costs(problem: Problem) -> tuple[Array, Array, Array]:
         time += link.dequantize * (made & ~read.all(1)) + link.quantize * (~made & read.any(1))
     for a, b in problem.together:
         time[integer[:, a] != integer[:, b]] = np.inf
-    return integer, time, integer @ np.array(problem.loss)
+    loss = integer @ np.array(problem.loss)
+    for shared in problem.shared:
+        loss += shared.loss * integer[:, list(shared.operators)].any(1)
+    return integer, time, loss
 
 
 def corners(time: Array, loss: Array) -> list[tuple[float, float]]:

@@ -61,6 +61,7 @@ class Runner:
         *,
         threads: int = 0,
         optimize: bool = True,
+        profile: str = "",
     ) -> None:
         """Open a session.
 
@@ -71,6 +72,7 @@ class Runner:
             threads: of one operator; 0 for `THREADS`.
             optimize: let ONNX Runtime fuse operators. Every fetched value is computed all the
                 same: what is fetched is never fused away.
+            profile: time the operators; the path that the file of `end_profile` starts with.
 
         Raises:
             ModelError: ONNX Runtime refuses the model; names the node where it does.
@@ -90,7 +92,7 @@ class Runner:
         self._session, self._needed, self._accepted = None, set[str](), set[str]()
         if not values:  # a session without outputs is not allowed
             return
-        self._session = self._open(copy, names, threads, optimize)
+        self._session = self._open(copy, names, threads, optimize, profile)
         self._needed = {info.name for info in self._session.get_inputs()}
         optional = {info.name for info in self._session.get_overridable_initializers()}
         self._accepted = self._needed | optional
@@ -118,7 +120,12 @@ class Runner:
             raise self._explained(error, DataError) from None
         return [_own(item, dtype) for item, dtype in zip(found, self._fetched, strict=True)]
 
-    def _open(self, graph: Graph, names: Names, threads: int, optimize: bool) -> Any:
+    def end_profile(self) -> str:
+        """Stop timing operators; the path of the file that ONNX Runtime has written, as JSON."""
+        assert self._session is not None
+        return str(self._session.end_profiling())
+
+    def _open(self, graph: Graph, names: Names, threads: int, optimize: bool, profile: str) -> Any:
         import onnxruntime as ort
 
         outside = _Outside(graph, names)
@@ -131,6 +138,8 @@ class Runner:
         options.add_session_config_entry("session.x64quantprecision", "1")
         # Products of floats with stored weights in float: the default rounds the floats to 8 bits.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        if profile:
+            options.enable_profiling, options.profile_file_prefix = True, profile
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         held = [ort.OrtValue.ortvalue_from_numpy(array) for array in outside.arrays.values()]

@@ -10,13 +10,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .program import OperatorTime, Program, compile
+    from .profile import OperatorTime
+    from .program import Program, compile
 
 __all__ = ["OperatorTime", "Program", "compile"]
+_MODULES = {"OperatorTime": ".profile", "Program": ".program", "compile": ".program"}
 
 
 def __getattr__(name: str) -> Any:
     """Import what `name` needs: the build reads this package before its extension exists."""
-    if name in __all__:
-        return getattr(importlib.import_module(".program", __name__), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name], __name__), name)
     raise AttributeError(f"module 'ptq_opt.native' has no attribute '{name}'")

@@ -87,7 +87,7 @@ class _Fuser:
         attrs = [*conv.attrs[:-4], *op.attrs, *conv.attrs[-2:]]
         self.gone.add(id(conv))
         assert model.tensors[out].role in (Role.TEMPORARY, Role.OUTPUT)
-        return Op(conv.kind, inputs, [out], attrs, f"{conv.label} + {op.label}")
+        return self._joined(conv, op, inputs, attrs)
 
     def _table(self, op: Op) -> Op:
         conv = self._convolution(op.inputs[0])
@@ -100,7 +100,11 @@ class _Fuser:
         inputs = list(conv.inputs)
         inputs[TABLE] = op.inputs[1]
         self.gone.add(id(conv))
-        return Op(conv.kind, inputs, list(op.outputs), conv.attrs, f"{conv.label} + {op.label}")
+        return self._joined(conv, op, inputs, conv.attrs)
+
+    def _joined(self, conv: Op, op: Op, inputs: list[int], attrs: list[int]) -> Op:
+        label = f"{conv.label} + {op.label}"
+        return Op(conv.kind, inputs, list(op.outputs), attrs, label, conv.nodes + op.nodes)
 
     def _grid(self, number: int) -> int:
         return self.model.grid(number)

@@ -140,10 +140,6 @@ class Kernel:
             raw.arena_bytes, raw.live_bytes, raw.constant_bytes, isa_names()[raw.isa], raw.threads
         )
 
-    def work(self) -> list[float]:
-        """Multiply-accumulates of each operator."""
-        return [lib.ptq_program_work(self._program, i) for i in range(len(self.labels))]
-
     def kernels(self) -> list[str]:
         """Name of the kernel chosen for each operator."""
         names = (lib.ptq_program_kernel(self._program, i) for i in range(len(self.labels)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..ir import DType, Graph, Value
 from . import lower_conv, lower_move, lower_pointwise, lower_quant, lower_window
 from .fuse import fuse
-from .lowering import HANDLERS, TYPE_OF, Lowering, known_shape, plain
+from .handlers import HANDLERS
+from .lowering import TYPE_OF, Lowering, known_shape, plain, title
 from .model import Type
 from .values import OUTSIDE, Abstract, Const, ConstGrid, Declined, Grid, Raw, Stored
 
@@ -25,7 +26,7 @@ def lower(graph: Graph) -> tuple[Lowering, list[Stored | Const]]:
         for _, value in node.operands():
             if value.is_constant and value not in low.values:
                 low.values[value] = Const(value.numpy())
-        low.node = node
+        low.node, before = node, len(low.emitted)
         try:
             handler = HANDLERS.get(f"{node.domain}:{node.op}" if node.domain else node.op)
             if handler is None:
@@ -34,6 +35,8 @@ def lower(graph: Graph) -> tuple[Lowering, list[Stored | Const]]:
             for output, found in zip(node.outputs, results, strict=False):
                 low.values[output] = found
                 _learn(output, found)
+            waiting = (name for _, v in node.operands() for name in low.waiting.get(v, ()))
+            low.account(before, [*dict.fromkeys(waiting), title(node)], node.outputs)
         except Declined as reason:
             low.island(node, str(reason))
     low.node = None

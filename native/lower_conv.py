@@ -8,14 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ir import DType, Node, Value
-from .lowering import (
-    Lowering,
-    channels_last,
-    constant_of,
-    grid_of,
-    handles,
-    plain,
-)
+from .handlers import constant_of, grid_of, handles
+from .lowering import Lowering, channels_last, plain
 from .model import ABSENT, Array, Kind, Type
 from .values import (
     ACCUMULATOR,

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from ..ir import Node
-from .lowering import Lowering, constant_of, handles, known_shape, plain
+from .handlers import constant_of, handles
+from .lowering import Lowering, known_shape, plain
 from .model import NUMPY, Array, Kind, Type
 from .values import Abstract, Const, Declined, Grid, Pending, Raw, Stored, Target, static
 

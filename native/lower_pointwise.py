@@ -6,7 +6,8 @@ import numpy as np
 
 from ..ir import DType, Graph, Node, Value
 from ..ir.evaluate import Runner
-from .lowering import Lowering, constant_of, grid_of, handles, plain
+from .handlers import constant_of, grid_of, handles
+from .lowering import Lowering, plain
 from .model import Array, Kind, Type
 from .values import (
     Abstract,

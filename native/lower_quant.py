@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir import DType, Graph, Node, Value
-from .lowering import HANDLERS, Lowering, constant_of, handles, known_shape
+from .handlers import HANDLERS, constant_of, handles
+from .lowering import Lowering, known_shape
 from .model import Array, Type
 from .values import (
     ACCUMULATOR,

@@ -7,15 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir import Node
+from .handlers import constant_of, grid_of, handles
 from .lower_conv import Window, window_of
-from .lowering import (
-    Lowering,
-    channels_last,
-    constant_of,
-    grid_of,
-    handles,
-    plain,
-)
+from .lowering import Lowering, channels_last, plain
 from .model import Array, Kind, Type
 from .values import (
     Abstract,

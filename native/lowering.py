@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..ir import DType, Graph, Node, Value
-from .model import Array, Kind, Model, Role, Type
+from .model import Array, Kind, Model, Op, Role, Type
 from .values import (
     LIMITS,
     OUTSIDE,
@@ -54,6 +54,11 @@ def known_shape(value: Value) -> tuple[int, ...] | None:
     return tuple(int(d) for d in dims if isinstance(d, int))
 
 
+def title(node: Node) -> str:
+    """The name of a node, that of its first result where it has none."""
+    return node.name or next((v.name for v in node.outputs if v.name), node.op)
+
+
 @dataclass
 class Lowering:
     """Everything that handlers of operators share.
@@ -69,6 +74,8 @@ class Lowering:
         imports: which tensor an input of a stage's model is, by its number.
         exports: which tensors an output of a stage's model is; several if they differ in shape.
         node: the node being lowered.
+        emitted: the operators so far, those dropped later included.
+        waiting: names of the nodes that a value depends on and no operator computes yet.
     """
 
     graph: Graph
@@ -83,6 +90,8 @@ class Lowering:
         default_factory=lambda: defaultdict(dict)
     )
     node: Node | None = None
+    emitted: list[Op] = field(default_factory=list)
+    waiting: dict[Value, list[str]] = field(default_factory=dict)
 
     # -- stages and tensors ----------------------------------------------------------------------
 
@@ -148,9 +157,24 @@ class Lowering:
         self, stage: int, kind: Kind, inputs: Sequence[int], output: Stored, attrs: Sequence[int]
     ) -> Stored:
         """Append an operator that computes `output`."""
-        label = self.node.label if self.node else kind.name.lower()
-        self.models[stage].op(kind, inputs, [output.ids[stage]], attrs, label)
+        self._append(self.models[stage], kind, inputs, output.ids[stage], attrs)
         return output
+
+    def _append(
+        self, model: Model, kind: Kind, inputs: Sequence[int], output: int, attrs: Sequence[int]
+    ) -> None:
+        label, nodes = kind.name.lower(), []
+        if self.node is not None:
+            label, nodes = self.node.label, [title(self.node)]
+        self.emitted.append(model.op(kind, inputs, [output], attrs, label, nodes))
+
+    def account(self, before: int, nodes: list[str], results: Iterable[Value]) -> None:
+        """Note which operator computes `nodes`: the last since `before`; none yet: they wait."""
+        if len(self.emitted) > before:
+            self.emitted[-1].nodes = nodes
+            nodes = []
+        for value in results:
+            self.waiting[value] = nodes
 
     # -- layouts ---------------------------------------------------------------------------------
 
@@ -167,9 +191,8 @@ class Lowering:
             raise Declined("a copy over more than 8 dimensions")
         target = np.empty(shape, np.int8) if into is None else into
         strides, target_strides = view.strides or (0,), target.strides or (0,)
-        label = self.node.label if self.node else "copy"
         attrs = [len(shape), offset, into_offset, fill, *shape, *strides, *target_strides]
-        model.op(Kind.COPY, [source], [to], attrs, label)
+        self._append(model, Kind.COPY, [source], to, attrs)
 
     def window(self, stored: Stored) -> Array:
         """An array of one-byte elements whose strides are those of `stored`, in ONNX's order."""
@@ -237,8 +260,10 @@ class Lowering:
     def as_onnx(self, value: Value) -> Stored:
         """The tensor that holds `value` as ONNX defines it."""
         if value not in self.onnx:
+            before = len(self.emitted)
             try:
                 self.onnx[value] = self._materialize(self.values[value])
+                self.account(before, self.waiting.get(value, []), [value])
             except Declined as reason:
                 if value.producer is None:
                     raise
@@ -358,41 +383,3 @@ class Lowering:
             self.values.setdefault(value, Raw(stored))
             if not isinstance(self.values[value], Grid | Pending):
                 self.values[value] = Raw(stored)
-
-
-Handler = Callable[[Lowering, Node], list[Abstract]]
-HANDLERS: dict[str, Handler] = {}
-
-
-def handles(*ops: str) -> Callable[[Handler], Handler]:
-    """Register a handler of operators, named "domain:Op" outside the standard."""
-
-    def register(handler: Handler) -> Handler:
-        for op in ops:
-            HANDLERS[op] = handler
-        return handler
-
-    return register
-
-
-def grid_of(low: Lowering, value: Value | None) -> Grid:
-    """The dequantized integers behind an operand; `Declined` when there are none."""
-    found = low.values.get(value) if value is not None else None
-    if not isinstance(found, Grid):
-        raise Declined("an operand is not quantized")
-    if found.table is not None:
-        raise Declined("an operand is not rounded to a grid")
-    return found
-
-
-def constant_of(low: Lowering, node: Node, slot: int) -> Array | None:
-    """A constant operand, None when left out; `Declined` when it is computed."""
-    value = node.input(slot)
-    if value is None:
-        return None
-    found = low.values.get(value)
-    if isinstance(found, Const):
-        return found.array
-    if isinstance(found, ConstGrid):
-        return found.reals()
-    raise Declined(f"operand {slot} is not a constant")

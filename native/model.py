@@ -89,13 +89,17 @@ class Tensor:
 
 @dataclass
 class Op:
-    """One operator over tensor numbers, `ABSENT` for an operand left out; identity counts."""
+    """One operator over tensor numbers, `ABSENT` for an operand left out; identity counts.
+
+    `label` is what messages call it, `nodes` names the ONNX nodes it computes.
+    """
 
     kind: Kind
     inputs: list[int]
     outputs: list[int]
     attrs: list[int]
     label: str
+    nodes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -157,9 +161,12 @@ class Model:
         outputs: Sequence[int],
         attrs: Sequence[int] = (),
         label: str = "",
-    ) -> None:
-        """Append an operator; `label` is what messages and profiles call it."""
-        self.ops.append(Op(kind, list(inputs), list(outputs), [int(a) for a in attrs], label))
+        nodes: Sequence[str] = (),
+    ) -> Op:
+        """Append an operator."""
+        numbers = [int(a) for a in attrs]
+        self.ops.append(Op(kind, list(inputs), list(outputs), numbers, label, list(nodes)))
+        return self.ops[-1]
 
     def numbers(self, role: Role) -> list[int]:
         """The tensors of one role, in order."""

@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,33 +14,14 @@ import onnx
 from ..ir import DataError, DType, Graph, Value, load
 from ..ir.clone import extract
 from ..ir.evaluate import Runner
+from ..ir.target import Target, find_target
 from .kernels import Kernel
 from .lower import lower
-from .lowering import TYPE_OF, Lowering, known_shape
+from .lowering import TYPE_OF, Lowering, known_shape, title
 from .model import Array, Role
 from .prepare import specialize
+from .profile import Operand, OperatorTime, operator_time
 from .values import Const, Stored
-
-
-@dataclass(frozen=True)
-class OperatorTime:
-    """One operator of a profile.
-
-    Attributes:
-        label: the ONNX node or nodes it came from.
-        kind: the operator that ran, "onnxruntime" for a part that it ran.
-        kernel: the kernel chosen.
-        shape: dimensions of its result as stored.
-        work: multiply-accumulates.
-        nanoseconds: time of this run.
-    """
-
-    label: str
-    kind: str
-    kernel: str
-    shape: tuple[int, ...]
-    work: float
-    nanoseconds: int
 
 
 class _Native:
@@ -58,11 +38,8 @@ class _Native:
         if times is None:
             return self.kernel.run(given)
         found, spent = self.kernel.profile(given)
-        for op, kernel, work, ns in zip(
-            self.model.ops, self.kernel.kernels(), self.kernel.work(), spent, strict=True
-        ):
-            shape = self.model.tensors[op.outputs[0]].shape
-            times.append(OperatorTime(op.label, op.kind.name.lower(), kernel, shape, work, ns))
+        for op, kernel, ns in zip(self.model.ops, self.kernel.kernels(), spent, strict=True):
+            times.append(operator_time(self.model, op, kernel, ns))
         return found
 
 
@@ -81,6 +58,7 @@ class _Island:
                 copy.shape = stored.shape
         self.threads = threads
         self.label = ", ".join(node.label for node in low.islands[stage])
+        self.nodes = tuple(title(node) for node in low.islands[stage])
         self.lock = threading.Lock()
         self.runner: Runner | None = None
         if all(copy.dtype is not None for copy in self.given):
@@ -102,8 +80,14 @@ class _Island:
         found: list[Array] = runner.run(dict(zip(names, given, strict=True)))
         if times is not None:
             spent = time.perf_counter_ns() - start
-            times.append(OperatorTime(self.label, "onnxruntime", "", (), 0.0, spent))
+            times.append(self._time(given, found, spent))
         return found
+
+    def _time(self, given: list[Array], found: list[Array], spent: int) -> OperatorTime:
+        inputs, outputs = (tuple(Operand(str(a.dtype), a.shape) for a in s) for s in (given, found))
+        moved = sum(a.nbytes for a in (*given, *found))
+        kind = "onnxruntime", "float", ""
+        return OperatorTime(self.label, self.nodes, *kind, inputs, outputs, 0, moved, spent)
 
 
 class _Plan:
@@ -238,6 +222,7 @@ def compile(
     isa: str | None = None,
     requantize: str | None = None,
     accumulate: str | None = None,
+    target: str | os.PathLike[str] | Target | None = None,
 ) -> Program:
     """Compile a quantized model (QDQ or QOperator form) for the C kernels.
 
@@ -247,16 +232,18 @@ def compile(
         isa: limit of the instruction set: scalar, avx2, avxvnni, avx512vnni, amx.
         requantize: rounding: float (default), fixed, gemmlowp.
         accumulate: s32 (default), or s16-pairs, which saturates as processors without VNNI do.
+        target: name or file of a target whose arithmetic is the default of the two before.
 
     Raises:
         ModelError: the model cannot be read, compiled or run; names the node.
-        UsageError: an unknown option.
+        UsageError: an unknown option or target.
     """
     graph = model if isinstance(model, Graph) else load(model)
+    chip = Target("exact") if target is None else find_target(target)
     return Program(
         graph,
         threads=threads,
         isa=isa,
-        requantize=requantize or "float",
-        accumulate=accumulate or "s32",
+        requantize=requantize or chip.requantize,
+        accumulate=accumulate or ("s16-pairs" if chip.saturating_pairs else "s32"),
     )

@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from ..ir import Graph, PtqError, UsageError, load
 from ..ir.evaluate import Runner, decibel
 from ..ir.samples import Samples, open_samples, random_samples
 from ..ir.tensor import Array
-from ..native.program import OperatorTime, Program, compile
+from ..native.kernels import ACCUMULATE, REQUANTIZE
+from ..native.program import Program, compile
 from .files import check_writable, write_text
+from .profile import document, profile_native, profile_onnxruntime, profile_table
 
 HELP = """Run MODEL, a quantized ONNX file, with the C kernels of this package.
 
@@ -53,8 +55,9 @@ class Options:
     bench: int
     threads: int
     isa: str | None
-    requantize: str
-    accumulate: str
+    target: str | None
+    requantize: str | None
+    accumulate: str | None
     profile: bool
     json: Path | None
     debug: bool
@@ -74,13 +77,14 @@ EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--bench", type=click.IntRange(0), default=0, metavar="N", help="Time N runs.")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--isa", type=click.Choice(ISAS), help="Use no instruction set beyond this one.")
+@click.option("--target", metavar="NAME|FILE", help="Round and add up as this target does.")
 @click.option(
-    "--requantize", type=click.Choice(["float", "fixed", "gemmlowp"]), default="float",
-    show_default=True, help="Rounding to the output grid.",
+    "--requantize", type=click.Choice(list(REQUANTIZE)),
+    help="Rounding to the output grid; the target's by default, float without one.",
 )  # fmt: skip
 @click.option(
-    "--accumulate", type=click.Choice(["s32", "s16-pairs"]), default="s32", show_default=True,
-    help="s16-pairs saturates as processors without VNNI do.",
+    "--accumulate", type=click.Choice(list(ACCUMULATE)),
+    help="s16-pairs saturates as processors without VNNI do; the target's by default, or s32.",
 )  # fmt: skip
 @click.option("--profile", is_flag=True, help="Time every operator.")
 @click.option("--json", type=click.Path(path_type=Path), help="Write what was measured here.")
@@ -101,8 +105,8 @@ def run(options: Options) -> None:
     """Do what the command line says."""
     if options.json is not None:
         check_writable(options.json)
-    if options.profile and options.backend != "native":
-        raise UsageError("--profile is for the native backend")
+    if options.backend != "native":
+        _refuse_native_options(options)
     graph = load(options.model)
     screen = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
     samples = _samples(graph, options)
@@ -119,15 +123,26 @@ def run(options: Options) -> None:
     if options.bench:
         found["bench"] = _bench(engine, first, options)
         screen.print(_bench_line(found["bench"]))
-    if options.profile and program is not None:
-        times = _profile(program, first, max(options.bench, 5))
-        found["operators"] = [asdict(t) for t in times]
-        screen.print(_profile_table(times))
+    if options.profile:
+        runs = max(options.bench, 5)
+        if program is not None:
+            times = profile_native(program, first, runs)
+        else:
+            times = profile_onnxruntime(graph, first, runs, options.threads)
+        isa = next((k.info.isa for k in program.kernels), None) if program is not None else None
+        found["profile"] = document(times, runs, options.threads, isa)
+        screen.print(profile_table(times))
     if program is not None:
         found["onnxruntime"] = program.reasons
         _report_reasons(screen, program.reasons)
     if options.json is not None:
         write_text(options.json, json.dumps(found, indent=1) + "\n")
+
+
+def _refuse_native_options(options: Options) -> None:
+    for name in ("isa", "target", "requantize", "accumulate"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name} is for the native backend")
 
 
 def _samples(graph: Graph, options: Options) -> Samples:
@@ -143,6 +158,7 @@ def _program(graph: Graph, options: Options) -> Program:
         isa=options.isa,
         requantize=options.requantize,
         accumulate=options.accumulate,
+        target=options.target,
     )
 
 
@@ -226,20 +242,6 @@ def _bench(engine: Engine, feeds: Mapping[str, Array], options: Options) -> dict
     }
 
 
-def _profile(program: Program, feeds: Mapping[str, Array], runs: int) -> list[OperatorTime]:
-    """Each operator with the median time of several runs."""
-    program.run(feeds)
-    rounds = [program.profile(feeds) for _ in range(runs)]
-    return [
-        OperatorTime(**{**asdict(same[0]), "nanoseconds": _median(same)})
-        for same in zip(*rounds, strict=True)
-    ]
-
-
-def _median(times: tuple[OperatorTime, ...]) -> int:
-    return int(statistics.median(t.nanoseconds for t in times))
-
-
 def _output_table(outputs: Mapping[str, Array]) -> Table:
     table = Table("output", "type", "shape", "min", "max", "mean", box=None, header_style="bold")
     for name, array in outputs.items():
@@ -269,22 +271,6 @@ def _bench_line(found: Mapping[str, Any]) -> str:
         f"{found['median_ms']:.3f} ms median, {found['best_ms']:.3f} ms best "
         f"of {found['runs']} runs, {found['threads']} thread(s)"
     )
-
-
-def _profile_table(times: list[OperatorTime]) -> Table:
-    table = Table(
-        "operator", "kernel", "result", "us", "%", "GOP/s", "node", box=None, header_style="bold"
-    )
-    total = sum(t.nanoseconds for t in times) or 1
-    for t in sorted(times, key=lambda t: -t.nanoseconds):
-        rate = f"{2 * t.work / t.nanoseconds:.1f}" if t.work and t.nanoseconds else ""
-        shape = "x".join(map(str, t.shape))
-        share = f"{100 * t.nanoseconds / total:.1f}"
-        table.add_row(
-            t.kind, t.kernel, shape, f"{t.nanoseconds / 1e3:.1f}", share, rate, t.label[:60]
-        )
-    table.add_row("total", "", "", f"{total / 1e3:.1f}", "100.0", "", "")
-    return table
 
 
 def _report_reasons(screen: Console, reasons: Mapping[str, str]) -> None:

@@ -209,7 +209,7 @@ def test_residual_and_tables_are_fused(quantized: Any) -> None:
         times = program.profile({"x": np.zeros(size, np.float32)})
         found = [[part.split()[0] for part in t.label.split(" + ")] for t in times]
         assert joined in found
-        assert "add" not in [t.kind for t in times]
+        assert "add" not in [t.op for t in times]
 
 
 def test_memory_stays_near_what_is_alive(quantized: Any) -> None:

@@ -1,29 +1,36 @@
-"""Weights that overflow the 16-bit sums of x86 before VNNI lose a bit, and no others do."""
+"""Weights that overflow the 16-bit sums of x86 before VNNI are changed until none can."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from ..ir import Graph, Node, QuantInfo
+from ..ir import DType, Graph, Node, QuantInfo
 from ..ir.tensor import Array
 from .base import Context, Pass
 from .units import integer_layers, weight_axis
 
-MOST, LEAST = 128, -128
+MOST = 128
 """255 times a pair's sum of positive (or of negative) weights must fit int16."""
+FACTORS = np.linspace(1.0, 2.0, 33)
+"""How much coarser a grid may get; at twice the step no pair of 8-bit weights can overflow."""
 
 
 @dataclass(frozen=True)
 class Saturate(Pass):
-    """Halve the integers of filters whose neighbouring weights can overflow 16-bit sums.
+    """Keep neighbouring weights from overflowing 16-bit sums, at the least squared error.
 
     `vpmaddubsw` adds two products of uint8 and int8 in saturating int16. A pair of weights is safe
     when its positive parts sum to at most 128 and its negative parts to at least -128. Neighbours
     are channels at one position of the kernel, as engines lay them out. Only for targets with
     `saturating-pairs`.
+
+    A filter with an unsafe pair gets a coarser grid, its pairs that are still unsafe the nearest
+    integers that are not. Of all grids up to twice as coarse the one whose integers are closest to
+    the weights is taken: twice the step, which needs no other integers, doubles the error of every
+    weight, and a filter with few large pairs does better with less.
     """
 
     name: ClassVar[str] = "saturate"
@@ -36,17 +43,31 @@ class Saturate(Pass):
         if not context.target.saturating_pairs:
             return
         for node, weights, info in integer_layers(graph):
-            data = node.inputs[0]
-            if data is not None and data.quant is not None and data.quant.dtype.bits > 8:
-                continue  # there is no such instruction for 16 bits
+            if not multiplies_pairs(node, info):
+                continue
             context.report.matched += 1
-            rows = filters(info.stored(weights.numpy()), node)
-            unsafe = overflows(rows)
+            if info.block or info.zero_point.any():
+                context.report.skip("has blocks or zero points of weights: they may saturate", node)
+                continue
+            unsafe = overflows(filters(info.stored(weights.numpy()), node))
             if unsafe.any():
                 context.report.rewritten += 1
                 share = f"{int(unsafe.sum())} of {unsafe.size}"
-                context.report.note(f"{node.label}: {share} filters lose a bit to 16-bit sums")
-                weights.quant = coarser(info, unsafe)
+                context.report.note(f"{node.label}: {share} filters could overflow 16-bit sums")
+                weights.quant = safe_grid(weights.numpy(), info, node, unsafe)
+
+
+def multiplies_pairs(node: Node, info: QuantInfo) -> bool:
+    """True when engines multiply pairs of `node`'s int8 weights by uint8 activations.
+
+    Not those of depthwise convolutions, which they multiply one by one in 32 bits.
+    """
+    data, weights = node.inputs[0], node.inputs[1]
+    assert data is not None and data.quant is not None
+    assert weights is not None and weights.const is not None
+    grouped = node.is_op("Conv") and node.attrs.get("group", 1) > 1
+    depthwise = grouped and weights.const.shape[1] == 1
+    return not depthwise and info.dtype is DType.INT8 and data.quant.dtype.bits == 8
 
 
 def filters(weights: Array, node: Node) -> Array:
@@ -57,16 +78,68 @@ def filters(weights: Array, node: Node) -> Array:
     return rows.reshape(rows.shape[0], -1)
 
 
+def unfiltered(rows: Array, weights: Array, node: Node) -> Array:
+    """`rows`, as `filters` makes them, in the shape of `weights`."""
+    axis = weight_axis(node)
+    shape = list(np.moveaxis(weights, axis, 0).shape)
+    if node.op not in ("Conv", "ConvTranspose"):
+        return np.moveaxis(rows.reshape(shape), 0, axis)
+    return np.moveaxis(np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1), 0, axis)
+
+
 def overflows(rows: Array) -> Array:
     """True per row of integers that has a pair (elements 2k and 2k + 1) which can saturate."""
-    even = np.pad(rows.astype(np.int64), ((0, 0), (0, rows.shape[1] % 2)))
-    pairs = even.reshape(len(rows), -1, 2)
+    pairs = _pairs(rows)
     positive = np.maximum(pairs, 0).sum(-1)
     negative = np.minimum(pairs, 0).sum(-1)
-    return np.asarray((positive > MOST).any(-1) | (negative < LEAST).any(-1))
+    return np.asarray((positive > MOST).any(-1) | (negative < -MOST).any(-1))
 
 
-def coarser(info: QuantInfo, unsafe: Array) -> QuantInfo:
-    """Twice the scale where `unsafe`; everywhere when one scale serves all."""
-    factor = np.where(unsafe, 2.0, 1.0) if info.scale.ndim else 1.0 + unsafe.any()
-    return info.with_scale(info.scale * factor)
+def safe_grid(weights: Array, info: QuantInfo, node: Node, unsafe: Array) -> QuantInfo:
+    """The grid of `weights` with a scale and integers that cannot overflow.
+
+    Args:
+        weights: float32.
+        info: their grid, symmetric, per tensor or per output channel.
+        node: reads them.
+        unsafe: True per filter that has to change; with one scale for all, all change.
+    """
+    rows = filters(weights, node).astype(np.float64)
+    scale = np.broadcast_to(info.scale.astype(np.float64).reshape(-1, 1), (len(rows), 1))
+    errors = np.stack([_square_error(rows, scale * f, info) for f in FACTORS])
+    if info.scale.ndim:
+        factor = np.where(unsafe, FACTORS[errors.argmin(axis=0)], 1.0)
+    else:
+        factor = np.asarray(FACTORS[errors.sum(axis=1).argmin()])
+    coarser = np.asarray(info.scale * factor, np.float32)
+    steps = rows / np.broadcast_to(coarser.astype(np.float64).reshape(-1, 1), (len(rows), 1))
+    kept = unfiltered(safe_integers(steps, info.limits), weights, node).astype(np.int32)
+    return replace(info, scale=coarser, integers=kept)
+
+
+def _square_error(rows: Array, scale: Array, info: QuantInfo) -> Array:
+    """Per row, what its safe integers lose."""
+    return np.asarray(np.square(rows - safe_integers(rows / scale, info.limits) * scale).sum(1))
+
+
+def safe_integers(steps: Array, limits: tuple[int, int]) -> Array:
+    """The integers nearest to `steps`, rows of float64, whose pairs cannot overflow.
+
+    Where both of a pair have one sign and sum to more than 128 in magnitude, the nearest point of
+    the line where they sum to 128 is taken: each gives half of the excess, as far as it has it.
+    """
+    pairs = _pairs(steps)
+    rounded = np.clip(np.rint(pairs), *limits)
+    size, sign = np.abs(pairs), np.sign(pairs)
+    alike = sign[..., 0] * sign[..., 1] > 0
+    over = alike & (np.abs(rounded).sum(-1) > MOST)
+    first = np.clip(np.rint((size[..., 0] - size[..., 1] + MOST) / 2), MOST - limits[1], limits[1])
+    moved = np.stack([first, MOST - first], axis=-1) * sign
+    safe = np.where(over[..., None], moved, rounded)
+    return np.asarray(safe.reshape(len(steps), -1)[:, : steps.shape[1]])
+
+
+def _pairs(rows: Array) -> Array:
+    """[rows, pairs, 2]; an odd last element is paired with zero."""
+    even = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
+    return even.reshape(len(rows), -1, 2)

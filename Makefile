@@ -4,19 +4,21 @@
 #   make test     run the tests
 #   make check    linter, formatter, type checker
 #   make bench    measure against other quantizers; ZOO=folder of models, BENCH=more options
+#   make ablation what each technique gains; ZOO=folder of models, ABLATION=more options
 #   make clean    remove everything that was built
 
 PYTHON ?= python3
 VENV ?= .venv
 ZOO ?=
 BENCH ?=
+ABLATION ?=
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.installed-bench
 SOURCES := pyproject.toml $(wildcard tools/ptq_opt/* native/build.py native/ffi.py native/src/*.[ch] native/include/ptq/*.h)
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench ablation clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m ptq_opt.tools.demo
@@ -31,6 +33,9 @@ check: $(INSTALLED)
 
 bench: $(BENCH_INSTALLED)
 	$(BIN)/python -m ptq_opt.tools.bench $(if $(ZOO),--zoo "$(ZOO)") $(BENCH)
+
+ablation: $(BENCH_INSTALLED)
+	$(BIN)/python -m ptq_opt.tools.ablation --zoo "$(ZOO)" $(ABLATION)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Measure what each technique gains, alone and in the default pipeline."""

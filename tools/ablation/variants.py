@@ -1,0 +1,71 @@
+"""The pipelines and targets that an ablation compares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ...ir.target import Target, find_target
+from ...passes import spec
+from ...passes.registry import BUILTIN, DEFAULT
+
+PLAIN = "canonicalize,fold-bn,calibrate{method=min-max},plan,zero-filter,saturate,quant,cleanup"
+"""What any quantizer does: extremes of the samples, nearest rounding, nothing corrected."""
+
+TECHNIQUES = "equalize,align,calibrate,clip,bias"
+"""Passes with the options in question."""
+
+
+def schemes() -> dict[str, Target]:
+    """How weights are stored, for the ONNX Runtime target; activations have 8 bits."""
+    usual = find_target()
+    return {
+        "W8A8": usual,
+        "W4A8": usual.storing(weights="int4"),
+        "W8A8 per tensor": usual.storing(weights="int8:per-tensor"),
+    }
+
+
+@dataclass(frozen=True)
+class Technique:
+    """One technique, and the pipelines whose differences are its gain.
+
+    Attributes:
+        name: as in the tables.
+        alone: (without it, with it), beside nothing else.
+        beside: (without it, with it), in the default pipeline.
+        default: True when the default pipeline has it.
+    """
+
+    name: str
+    alone: tuple[str, str]
+    beside: tuple[str, str]
+    default: bool
+
+
+def techniques() -> list[Technique]:
+    """All of `TECHNIQUES`.
+
+    One whose pass is in the default pipeline with other options takes its place there.
+    """
+    plain, usual = by_name(PLAIN), by_name(DEFAULT)
+    found = []
+    for name, text in by_name(TECHNIQUES).items():
+        there = usual.get(name) == text
+        rest = {key: each for key, each in usual.items() if key != name}
+        rest |= {name: plain[name]} if name in plain else {}
+        beside = (rest, usual) if there else (usual, usual | {name: text})
+        alone = (plain, plain | {name: text})
+        found.append(Technique(text, _specs(alone), _specs(beside), there))
+    return found
+
+
+def by_name(text: str) -> dict[str, str]:
+    """Name of each pass that `text` names -> its specification."""
+    return {item.name: item.spec for item in spec.parse(text)}
+
+
+def _specs(pair: Iterable[Mapping[str, str]]) -> tuple[str, str]:
+    """Both as text, passes in the order of `BUILTIN`."""
+    first, second = (",".join(each[n] for n in BUILTIN if n in each) for each in pair)
+    return first, second

@@ -15,7 +15,7 @@ from .dtypes import DType
 from .errors import DataError, UsageError
 from .evaluate import Runner
 from .graph import Graph, Value
-from .histogram import Chooser, Floats, chooser
+from .histogram import Chooser, Floats, Row, chooser
 from .observers import Fetching, Observed, Observer, Reducing, Seen
 from .ranges import HISTOGRAM_METHODS, METHODS, Calibration, Range, distinguish, key
 from .samples import Feeds
@@ -69,6 +69,43 @@ def calibrate(
         return Calibration(method)
     fetching = Fetching(graph, observed) if method in HISTOGRAM_METHODS else None
     observer: Observer = fetching or Reducing(graph, observed)
+    totals = _run(graph, observed, observer, samples, progress)
+    low, high = totals.means()[:2] if method == "mean-max" else (totals.low, totals.high)
+    if fetching is not None:
+        choose = chooser(method, percent, dtype, symmetric)
+        low, high = _chosen(fetching, choose)
+    return _collected(method, observed, totals, low, high)
+
+
+def histograms(
+    graph: Graph,
+    samples: Iterable[Feeds],
+    values: Sequence[Value],
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Row]:
+    """The distribution of each of `values`, by `key`; arguments and errors as of `calibrate`.
+
+    Constants and what no sample has elements of are left out.
+    """
+    distinguish(graph)
+    observed = _observed(graph, values, None)
+    if not observed:
+        return {}
+    fetching = Fetching(graph, observed)
+    _run(graph, observed, fetching, samples, progress)
+    rows = [histogram.row(0) for histogram in fetching.tensors]
+    found = zip(observed, rows, strict=True)
+    return {key(one.value): row for one, row in found if row.counts.any()}
+
+
+def _run(
+    graph: Graph,
+    observed: Sequence[Observed],
+    observer: Observer,
+    samples: Iterable[Feeds],
+    progress: Callable[[int], None] | None,
+) -> _Totals:
+    """Show all samples to `observer`."""
     totals = _Totals(sum(1 + one.channels for one in observed))
     for number, feeds in enumerate(samples):
         if not totals.add(observer.observe(feeds)):
@@ -77,11 +114,7 @@ def calibrate(
             progress(1)
     if not totals.samples:
         raise DataError("there are no calibration samples")
-    low, high = totals.means()[:2] if method == "mean-max" else (totals.low, totals.high)
-    if fetching is not None:
-        choose = chooser(method, percent, dtype, symmetric)
-        low, high = _chosen(fetching, choose)
-    return _collected(method, observed, totals, low, high)
+    return totals
 
 
 def _observed(

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ..ir.samples import Samples
     from ..ir.target import Target
     from .metric import Metric
-    from .moments import Statistic
 
 NEEDS_QUOTES = re.compile(r'[,{}\[\]"\\]|^\s|\s$')
 """What a text in a specification string may not hold bare."""
@@ -106,7 +105,6 @@ class Context:
         calibration: what `calibrate` learned, by `Value.origin`.
         metric: the caller's own measure of a model, None when there is none.
         losses: what `sensitivity` measured, by `Value.origin`; None when it did not.
-        statistics: what BatchNormalization told of tensors before it was folded, likewise.
         seed: of every random choice.
         progress: shows the advance of long steps.
         report: of the pass that is running.
@@ -119,7 +117,6 @@ class Context:
     calibration: Calibration | None = None
     metric: Metric | None = None
     losses: Mapping[str, Loss] | None = None
-    statistics: dict[str, Statistic] = field(default_factory=dict)
     seed: int = 0
     progress: Progress = no_progress
     report: Report = field(default_factory=lambda: Report(""))

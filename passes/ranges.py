@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ir import Graph
-from ..ir.clone import clone
+from ..ir.clone import Mapping, clone
 from ..ir.ranges import Calibration, Range
 from ..ir.samples import Samples
 from ..ir.tensor import Array
@@ -55,11 +55,15 @@ def attempt(graph: Graph, calibration: Calibration, limit: float, context: Conte
     """Plan a copy of `graph` with the ranges that `limit` leads to."""
     ranges = {name: bounded(known, limit) for name, known in calibration.ranges.items()}
     chosen = dataclasses.replace(calibration, ranges=ranges)
-    copy = clone(graph)[0]
-    Plan().run(
-        copy, dataclasses.replace(context, calibration=chosen, report=Report(""), results={})
-    )
-    return Trial(limit, chosen, copy)
+    return Trial(limit, chosen, planned(graph, chosen, context)[0])
+
+
+def planned(graph: Graph, calibration: Calibration, context: Context) -> tuple[Graph, Mapping]:
+    """A copy of `graph` that is planned with other ranges, and what became of each value."""
+    copy, where = clone(graph)
+    other = dataclasses.replace(context, calibration=calibration, report=Report(""), results={})
+    Plan().run(copy, other)
+    return copy, where
 
 
 def bounded(known: Range, limit: float) -> Range:

@@ -62,6 +62,7 @@ class Runner:
         threads: int = 0,
         optimize: bool = True,
         profile: str = "",
+        optimized: str = "",
     ) -> None:
         """Open a session.
 
@@ -73,6 +74,8 @@ class Runner:
             optimize: let ONNX Runtime fuse operators. Every fetched value is computed all the
                 same: what is fetched is never fused away.
             profile: time the operators; the path that the file of `end_profile` starts with.
+            optimized: file to which ONNX Runtime writes the graph as it runs it; its outputs are
+                called "fetch_0", "fetch_1"... unless an input is.
 
         Raises:
             ModelError: ONNX Runtime refuses the model; names the node where it does.
@@ -92,7 +95,7 @@ class Runner:
         self._session, self._needed, self._accepted = None, set[str](), set[str]()
         if not values:  # a session without outputs is not allowed
             return
-        self._session = self._open(copy, names, threads, optimize, profile)
+        self._session = self._open(copy, names, threads, optimize, profile, optimized)
         self._needed = {info.name for info in self._session.get_inputs()}
         optional = {info.name for info in self._session.get_overridable_initializers()}
         self._accepted = self._needed | optional
@@ -125,7 +128,15 @@ class Runner:
         assert self._session is not None
         return str(self._session.end_profiling())
 
-    def _open(self, graph: Graph, names: Names, threads: int, optimize: bool, profile: str) -> Any:
+    def _open(
+        self,
+        graph: Graph,
+        names: Names,
+        threads: int,
+        optimize: bool,
+        profile: str,
+        optimized: str,
+    ) -> Any:
         import onnxruntime as ort
 
         outside = _Outside(graph, names)
@@ -140,6 +151,7 @@ class Runner:
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if profile:
             options.enable_profiling, options.profile_file_prefix = True, profile
+        options.optimized_model_filepath = optimized
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         held = [ort.OrtValue.ortvalue_from_numpy(array) for array in outside.arrays.values()]

@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,22 @@ from ..ir.evaluate import Runner, decibel
 from ..ir.samples import Samples, open_samples, random_samples
 from ..ir.tensor import Array
 from ..native.kernels import ACCUMULATE, REQUANTIZE
-from ..native.program import Program, compile
+from ..native.program import compile
 from .files import check_writable, write_text
 from .profile import document, profile_native, profile_onnxruntime, profile_table
+from .rounding import difference_table, differences
 
 HELP = """Run MODEL, a quantized ONNX file, with the C kernels of this package.
 
 \b
   ptq-run model.int8.onnx --data calib/
   ptq-run model.int8.onnx --data calib/ --compare model.onnx
+  ptq-run model.int8.onnx --data calib/ --layers
   ptq-run model.int8.onnx --bench 50 --threads 2
   ptq-run model.int8.onnx --profile --json costs.json
 
 Without --data one made-up sample is used. --compare runs OTHER in ONNX Runtime; OTHER may be MODEL
-itself, which shows where the two engines round differently.
+itself. Where the two engines differ, --layers says by which rounding.
 
 Exit codes: 0 fine, 1 the model or the data is at fault, 2 the command is.
 """
@@ -58,6 +60,7 @@ class Options:
     target: str | None
     requantize: str | None
     accumulate: str | None
+    layers: bool
     profile: bool
     json: Path | None
     debug: bool
@@ -86,6 +89,9 @@ EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
     "--accumulate", type=click.Choice(list(ACCUMULATE)),
     help="s16-pairs saturates as processors without VNNI do; the target's by default, or s32.",
 )  # fmt: skip
+@click.option(
+    "--layers", is_flag=True, help="Compare every stored tensor with ONNX Runtime's of this model."
+)
 @click.option("--profile", is_flag=True, help="Time every operator.")
 @click.option("--json", type=click.Path(path_type=Path), help="Write what was measured here.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -110,7 +116,7 @@ def run(options: Options) -> None:
     graph = load(options.model)
     screen = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
     samples = _samples(graph, options)
-    program = _program(graph, options) if options.backend == "native" else None
+    program = compile(graph, **_settings(options)) if options.backend == "native" else None
     engine = program.run if program is not None else _onnxruntime(graph, options.threads)
     found: dict[str, Any] = {"model": str(options.model), "backend": options.backend}
     first = next(iter(samples))
@@ -120,6 +126,8 @@ def run(options: Options) -> None:
         screen.print(_comparison_table(found["compare"], str(options.compare)))
     else:
         screen.print(_output_table(outputs))
+    if options.layers:
+        found["layers"] = _layers(screen, graph, samples, options)
     if options.bench:
         found["bench"] = _bench(engine, first, options)
         screen.print(_bench_line(found["bench"]))
@@ -140,6 +148,8 @@ def run(options: Options) -> None:
 
 
 def _refuse_native_options(options: Options) -> None:
+    if options.layers:
+        raise UsageError("--layers is for the native backend")
     for name in ("isa", "target", "requantize", "accumulate"):
         if getattr(options, name) is not None:
             raise UsageError(f"--{name} is for the native backend")
@@ -151,15 +161,24 @@ def _samples(graph: Graph, options: Options) -> Samples:
     return open_samples(options.data, graph.inputs, options.samples)
 
 
-def _program(graph: Graph, options: Options) -> Program:
-    return compile(
-        graph,
-        threads=options.threads,
-        isa=options.isa,
-        requantize=options.requantize,
-        accumulate=options.accumulate,
-        target=options.target,
+def _settings(options: Options) -> dict[str, Any]:
+    """The options of `native.compile`."""
+    names = ("threads", "isa", "requantize", "accumulate", "target")
+    return {name: getattr(options, name) for name in names}
+
+
+def _layers(
+    screen: Console, graph: Graph, samples: Samples, options: Options
+) -> list[dict[str, Any]]:
+    """Print the stored tensors on which the engines differ; all of them."""
+    rows = differences(graph, samples, _settings(options))
+    if any(row.along for row in rows):
+        screen.print(difference_table(rows))
+    screen.print(
+        f"{len(rows)} stored tensors: {sum(not row.along for row in rows)} equal along the model, "
+        f"{sum(not row.own for row in rows)} from equal inputs"
     )
+    return [{**asdict(row), "cause": row.cause} for row in rows]
 
 
 def _onnxruntime(graph: Graph, threads: int) -> Engine:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from .dtypes import DType
 from .errors import UsageError
 from .grid_rule import ACTIVATIONS, WEIGHTS, GridRule, activation_rule, weight_rule
+from .timings import Timings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,6 +28,7 @@ else:
 FOLDER = Path(__file__).parent / "targets"
 GROUP = "ptq_opt.targets"
 DEFAULT = "ort-cpu"
+NO_TIMINGS = Timings()
 
 USUAL_ACTIVATIONS = GridRule(DType.UINT8)
 USUAL_WEIGHTS = GridRule(DType.INT8, symmetric=True, per_channel=True)
@@ -78,6 +80,8 @@ class Target:
         saturating_pairs: products of neighbouring weights are summed in saturating int16 (x86
             before VNNI), so weights that can overflow it lose a bit.
         costs: see `Costs`.
+        engine: what runs its files on this machine: "onnxruntime", "openvino", or nothing.
+        timings: times that were measured; they have precedence over `costs`.
     """
 
     name: str
@@ -95,6 +99,8 @@ class Target:
     requantize: Literal["float", "fixed", "gemmlowp"] = "float"
     saturating_pairs: bool = False
     costs: Costs = Costs()
+    engine: str = ""
+    timings: Timings = NO_TIMINGS
 
     def __post_init__(self) -> None:
         """Refuse what ONNX Runtime does not load, which has to run every result once."""
@@ -189,6 +195,7 @@ def read_target(path: Path) -> Target:
         requantize=arithmetic.take("requantize", str, "float", ("float", "fixed", "gemmlowp")),
         saturating_pairs=arithmetic.take("saturating-pairs", bool, False),
         costs=_costs(reader.section("costs")),
+        engine=reader.take("engine", str, "", ("", "onnxruntime", "openvino")),
     )
     for part in (operators, arithmetic, reader):
         part.finish()

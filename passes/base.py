@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..ir.calibration import Calibration
     from ..ir.samples import Samples
     from ..ir.target import Target
+    from ..ir.timings import Timings
     from .metric import Metric
 
 NEEDS_QUOTES = re.compile(r'[,{}\[\]"\\]|^\s|\s$')
@@ -105,6 +106,7 @@ class Context:
         calibration: what `calibrate` learned, by `Value.origin`.
         metric: the caller's own measure of a model, None when there is none.
         losses: what `sensitivity` measured, by `Value.origin`; None when it did not.
+        timings: what `measure` measured, None when it did not.
         seed: of every random choice.
         progress: shows the advance of long steps.
         report: of the pass that is running.
@@ -117,6 +119,7 @@ class Context:
     calibration: Calibration | None = None
     metric: Metric | None = None
     losses: Mapping[str, Loss] | None = None
+    timings: Timings | None = None
     seed: int = 0
     progress: Progress = no_progress
     report: Report = field(default_factory=lambda: Report(""))

@@ -34,6 +34,13 @@ class Link:
     quantize: float
     dequantize: float
 
+    def cost(self, integer: Sequence[bool]) -> float:
+        """What a placement pays for converting the tensor: nothing, or once."""
+        others = {integer[c] for c in self.consumers}
+        if integer[self.producer]:
+            return self.dequantize if False in others else 0.0
+        return self.quantize if True in others else 0.0
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -98,12 +105,7 @@ class Problem:
         """Time of a placement in nanoseconds, infinite when it is forbidden."""
         times = zip(integer, self.integer_time, self.float_time, strict=True)
         total = sum(fast if chosen else slow for chosen, fast, slow in times)
-        for link in self.links:
-            others = {integer[c] for c in link.consumers}
-            if integer[link.producer] and False in others:
-                total += link.dequantize
-            if not integer[link.producer] and True in others:
-                total += link.quantize
+        total += sum(link.cost(integer) for link in self.links)
         if any(integer[a] != integer[b] for a, b in self.together):
             return np.inf
         return total

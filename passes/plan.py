@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,16 +15,15 @@ from ..ir.target import Target
 from ..ir.tensor import Array
 from .base import Context, Pass
 from .grids import Groups, Span, demanded, group, spans_of_groups, weight_grid
-from .placement import Link, Problem, solve
+from .place import places, settle
+from .placement import solve
 from .units import (
     Unit,
     data_inputs,
-    elements,
     excluded,
     find_units,
     miscomputed,
     read_otherwise,
-    times,
     weight_slot,
 )
 
@@ -48,19 +48,31 @@ class Plan(Pass):
         shapes.infer(graph)
         clear(graph)
         if context.target.activations is None:
-            units = weights_only(graph, context)
-            return _report(units, graph, context)
-        units = find_units(graph, context.target, context.exclude)
-        spans = known_spans(units, context)
-        if context.target.activations.dtype.bits <= 8:
-            keep_tail(units)
-        place(units, graph, context.target)
-        assign_grids(units, spans, context.target)
-        for unit in units:
-            unit.node.precision = "int8" if unit.integer else "float"
-            if unit.after is not None:
-                unit.after.precision = unit.node.precision
-        _report(units, graph, context)
+            return tell(weights_only(graph, context), graph, context)
+        units, spans = candidates(graph, context)
+        found = places(units, graph, context.target)
+        settle(found, solve(found.problem))
+        annotate(units, spans, context.target)
+        tell(units, graph, context)
+
+
+def candidates(graph: Graph, context: Context) -> tuple[list[Unit], dict[Value, Span]]:
+    """All units, each with the reason if it must stay float, and the ranges around the others."""
+    units = find_units(graph, context.target, context.exclude)
+    spans = known_spans(units, context)
+    rule = context.target.activations
+    if rule is not None and rule.dtype.bits <= 8:
+        keep_tail(units)
+    return units, spans
+
+
+def annotate(units: list[Unit], spans: dict[Value, Span], target: Target) -> None:
+    """Write down what `Unit.integer` says: precisions, and the grids that follow."""
+    assign_grids(units, spans, target)
+    for unit in units:
+        unit.node.precision = "int8" if unit.integer else "float"
+        if unit.after is not None:
+            unit.after.precision = unit.node.precision
 
 
 def clear(graph: Graph) -> None:
@@ -116,28 +128,6 @@ def keep_tail(units: list[Unit]) -> None:
                 tail.add(unit)
             if ends and light:
                 unit.reason = "its result goes to the outputs, finer than a grid of 8 bits"
-
-
-def place(units: list[Unit], graph: Graph, target: Target) -> None:
-    """Set `Unit.integer` by the cheapest placement."""
-    problem = Problem()
-    for unit in units:
-        problem.add(*times(unit, target))
-    outside = problem.add(0.0, np.inf)
-    maker = {v: k for k, unit in enumerate(units) for v in unit.results}
-    reader = {n: k for k, u in enumerate(units) for n in (u.node, u.after) if n is not None}
-    for value in [*graph.inputs, *maker]:
-        users = [reader.get(node, outside) for node, _ in value.uses]
-        if users and value.const is None:
-            size, home = elements(value), maker.get(value, outside)
-            free = home != outside and units[home].node.op in target.float_output
-            quantize = target.costs.quantize * size
-            dequantize = 0.0 if free else target.costs.dequantize * size
-            problem.links.append(Link(home, tuple(users), quantize, dequantize))
-    for unit, integer in zip(units, solve(problem), strict=False):
-        unit.integer = integer
-        if not integer and unit.kind is not None and not unit.reason:
-            unit.reason = "converting would cost more than it saves"
 
 
 def assign_grids(units: list[Unit], spans: dict[Value, Span], target: Target) -> None:
@@ -213,7 +203,8 @@ def finite(value: Value, unit: Unit) -> Array:
     return data
 
 
-def _report(units: list[Unit], graph: Graph, context: Context) -> None:
+def tell(units: list[Unit], graph: Graph, context: Context) -> None:
+    """Report what became of every unit."""
     report = context.report
     report.matched = sum(u.kind is not None or not u.reason for u in units)
     report.rewritten = sum(not u.reason for u in units)
@@ -230,6 +221,7 @@ def _report(units: list[Unit], graph: Graph, context: Context) -> None:
             "precision": "int8" if unit.integer else "float",
             "weights": stored_weights(unit.node),
             "reason": unit.reason,
+            **(dataclasses.asdict(unit.explanation) if unit.explanation else {}),
         }
         for unit in units
     ]

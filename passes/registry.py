@@ -20,6 +20,8 @@ BUILTIN = {
     "calibrate": ".calibrate:Calibrate",
     "clip": ".clip:Clip",
     "plan": ".plan:Plan",
+    "measure": ".measure:Measure",
+    "islands": ".islands:Islands",
     "zero-filter": ".zero_filter:ZeroFilter",
     "saturate": ".saturate:Saturate",
     "sensitivity": ".sensitivity:Sensitivity",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from ..ir.grid_rule import GridRule
 from ..ir.target import Kind, Target
 from .base import selects, single_reader
 from .pattern import scalar
+
+if TYPE_CHECKING:
+    from .place import Explanation
 
 DATA_INPUTS = {"Concat": None, "Add": 2, "Mul": 2, "Sub": 2, "MatMul": 2}
 """Operators with several activations: how many leading inputs; None for all. Others have one."""
@@ -34,6 +38,7 @@ class Unit:
         kind: class of the operator for the target, None when it stays float.
         reason: why it must stay float, empty when it may run in integers.
         integer: decided by the plan.
+        explanation: why it is in float, when the plan left it there.
     """
 
     node: Node
@@ -41,6 +46,7 @@ class Unit:
     kind: Kind | None
     reason: str = ""
     integer: bool = False
+    explanation: Explanation | None = None
 
     @property
     def result(self) -> Value:
@@ -241,64 +247,3 @@ def _is_row(node: Node) -> bool:
     assert bias is not None and weights is not None
     assert bias.const is not None and weights.const is not None
     return bool(bias.const.size == weights.const.shape[weight_axis(node)])
-
-
-def elements(value: Value) -> int:
-    """Elements of a tensor; a batch of 1 and 16 for every other unknown dimension."""
-    if value.shape is None:
-        return 4096
-    known = [d if isinstance(d, int) else (1 if k == 0 else 16) for k, d in enumerate(value.shape)]
-    return int(np.prod(known, dtype=np.int64))
-
-
-def operations(node: Node) -> int:
-    """Multiplications and additions of a Conv, ConvTranspose, Gemm or MatMul; 0 for others."""
-    slot = 1 if node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") else None
-    if slot is None or node.inputs[slot] is None:
-        return 0
-    weights = node.inputs[slot]
-    assert weights is not None
-    if node.op == "MatMul" or node.op == "Gemm":
-        shape = weights.shape or (16, 16)
-        inner = shape[-1] if node.attrs.get("transB", 0) else shape[-2:][0]  # a vector has one axis
-        return 2 * elements(node.output) * (inner if isinstance(inner, int) else 16)
-    per_output = elements(weights) // _channels(weights)
-    base = node.output if node.op == "Conv" else node.inputs[0]
-    assert base is not None
-    return 2 * elements(base) * per_output
-
-
-def times(unit: Unit, target: Target) -> tuple[float, float]:
-    """Estimated nanoseconds in float and in integers; infinite where there is no kernel."""
-    costs, node = target.costs, unit.node
-    if unit.kind == "compute":
-        slow_time, fast_time = _compute_times(node, target)
-    elif node.is_op("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
-        slow_time = fast_time = 0.0
-    else:
-        size = max(elements(v) for v in (*node.outputs, *(v for v in node.inputs if v is not None)))
-        dims = f"{(node.inputs[0].rank or 4) - 2}D" if node.inputs and node.inputs[0] else ""
-        usual = costs.operators.get(node.op, (costs.light, costs.light))
-        slow, fast = costs.operators.get(node.op + dims, usual)
-        slow_time, fast_time = slow * size, fast * size
-    return slow_time, (np.inf if unit.reason else fast_time)
-
-
-def _compute_times(node: Node, target: Target) -> tuple[float, float]:
-    """Float and integer nanoseconds of a Conv, ConvTranspose, Gemm or MatMul."""
-    costs, work = target.costs, operations(node)
-    slot = weight_slot(node)
-    weights = node.inputs[slot] if slot is not None else None
-    count = elements(weights) if weights is not None else 0
-    slow_read, fast_read = costs.weights[0] * count, costs.weights[1] * count
-    if not node.is_op("Conv") or node.output.rank != 5 or node.inputs[1] is None:
-        return slow_read + work / costs.gops[0], fast_read + work / costs.gops[1]
-    patches = work / 2 / _channels(node.inputs[1])
-    slow, fast = costs.volume_gops
-    return slow_read + work / slow, fast_read + work / fast + costs.volume_gather * patches
-
-
-def _channels(weights: Value) -> int:
-    """First dimension of the weights."""
-    first = weights.shape[0] if weights.shape else 1
-    return first if isinstance(first, int) and first > 0 else 1

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..ir import DataError, Graph, PtqError, UsageError, load, save
@@ -17,6 +18,7 @@ from ..ir.evaluate import THREADS
 from ..ir.samples import Samples, open_samples, random_samples
 from ..ir.target import DEFAULT as DEFAULT_TARGET
 from ..ir.target import Target, find_target
+from ..ir.timings import read_timings
 from ..passes import Context, Instruments, Pass, Pipeline
 from ..passes.base import Progress, no_progress, selects
 from ..passes.registry import DEFAULT
@@ -102,6 +104,7 @@ def quantize(
     target: str | os.PathLike[str] | Target = DEFAULT_TARGET,
     weights: str | None = None,
     activations: str | None = None,
+    costs: str | os.PathLike[str] | None = None,
     samples: int = 300,
     exclude: Sequence[str] = (),
     seed: int = 0,
@@ -124,6 +127,7 @@ def quantize(
         weights: how to store them instead of the target's way: "int8", "int4:block=32",
             "uint4", "none" (float) ..., see `ptq_opt.ir.grid_rule`.
         activations: the same: "uint8", "int16", "none" (only weights are stored as integers) ...
+        costs: file of times made by `ptq-opt cost`; without it the target's rough ones hold.
         samples: use at most this many, spread over the data; up to 8 more are used to judge the
             result, or some of these are held back for it.
         exclude: nodes to keep in float: regular expressions searched in node names, or "op:TYPE".
@@ -147,6 +151,8 @@ def quantize(
     if samples < 1:
         raise UsageError(f"samples must be at least 1, not {samples}")
     pipeline, goal = Pipeline(passes), find_target(target).storing(weights, activations)
+    if costs is not None:
+        goal = replace(goal, timings=read_timings(Path(costs)))
     facts = {fact for step in pipeline.resolve() for fact in step.run.establishes}
     context = Context(goal, seed=seed, progress=progress)
     context.exclude = (*exclude, *(f"^{re.escape(name)}$" for name in nodes_to_exclude))

@@ -56,6 +56,7 @@ class Options:
     target: str
     weights: str | None
     activations: str | None
+    costs: Path | None
     samples: int
     seed: int
     threads: int
@@ -84,6 +85,7 @@ class Options:
         words += [f"--passes={passes}", f"--target={self.target}", f"--samples={self.samples}"]
         words += [f"--weights={self.weights}"] if self.weights else []
         words += [f"--activations={self.activations}"] if self.activations else []
+        words += [f"--costs={self.costs}"] if self.costs else []
         words += [f"--seed={self.seed}"] if self.seed else []
         words += [f"--threads={self.threads}"] if self.threads else []
         words += [f"--exclude={pattern}" for pattern in self.patterns]
@@ -133,7 +135,21 @@ FILE = click.Path(path_type=Path)
 EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-@click.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+class Command(click.Command):
+    """`ptq-opt cost ...` is a command of its own; without that word the first is a MODEL."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **given: Any) -> Any:
+        """Run the command that is meant."""
+        words = sys.argv[1:] if args is None else list(args)
+        if words[:1] == ["cost"]:
+            from .cost import main as cost
+
+            given["prog_name"] = "ptq-opt cost"
+            return cost.main(words[1:], *rest[1:], **given)
+        return super().main(words, *rest, **given)
+
+
+@click.command(cls=Command, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=EXISTING, required=False)
 @click.option("-o", "--output", type=FILE, help="Write here; default MODEL.int8.onnx.")
 @click.option("--data", metavar="DATA", help="Calibration data; without it ranges are made up.")
@@ -141,6 +157,7 @@ EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--target", default=DEFAULT_TARGET, show_default=True, help="Name or TOML file.")
 @click.option("--weights", metavar="TYPE[:OPTIONS]", help="int8, int4:block=32, uint4, none ...")
 @click.option("--activations", metavar="TYPE", help="uint8, int8, int16, uint16, none.")
+@click.option("--costs", type=EXISTING, help="Times made by ptq-opt cost.")
 @click.option("--samples", default=300, show_default=True, help="Use at most N samples.")
 @click.option("--exclude", metavar="REGEX", multiple=True, help="Keep nodes named so in float.")
 @click.option("--exclude-op", metavar="TYPE", multiple=True, help="Keep an operator in float.")
@@ -219,6 +236,7 @@ def _quantize(options: Options, pipeline: Pipeline, output: Path) -> None:
             target=options.target,
             weights=options.weights,
             activations=options.activations,
+            costs=options.costs,
             samples=options.samples,
             exclude=options.patterns,
             seed=options.seed,

@@ -18,6 +18,8 @@ from .report import Conversions, Decision, Report
 
 WORST = 5
 """How many of the layers that lose most precision are shown."""
+MANY = 8
+"""How many operators that are in float by choice are listed."""
 FEW = 4
 """Up to so many operators are named one by one."""
 POOR_DB = 15.0
@@ -94,12 +96,28 @@ def _operators(report: Report) -> Parts:
         table.add_row(escape(reason), str(len(group)), escape(_by_type(group)))
     if table.row_count:
         yield from _section("Not quantized", table)
+    yield from _could_be_integer(report)
     c = report.conversions
     if c == Conversions():
         return
     text = f"{c.quantize} QuantizeLinear, {c.dequantize} DequantizeLinear"
     text += f", {c.requantize} from grid to grid" if c.requantize else ""
     yield from _section("Conversions left between float and integers", _indented(text))
+
+
+def _could_be_integer(report: Report) -> Parts:
+    """What integers would save and cost, for the operators that are in float by choice."""
+    chosen = [d for d in report.decisions if d.why in ("hurts", "converts")]
+    names = ("operator", "saves us", "conversions us", "loss", "times")
+    table = _table(*names, right=3)
+    for d in sorted(chosen, key=lambda d: -d.saves)[:MANY]:
+        loss = f"{d.loss:.2e}" if d.loss else ""
+        numbers = (f"{d.saves:.1f}", f"{d.converts:.1f}", loss)
+        table.add_row(escape(f"{d.op} '{d.node}'"), *numbers, d.source)
+    if len(chosen) > MANY:
+        table.add_row(f"and {len(chosen) - MANY} more")
+    if chosen:
+        yield from _section("In float by choice: each alone in integers", table)
 
 
 def _by_type(group: Sequence[Decision]) -> str:

@@ -27,6 +27,13 @@ class Decision:
         precision: "float", or the integers it computes in.
         reason: why it was left in float.
         weights: how its weights are stored: an integer type, "float", or "" where it has none.
+        why: `must` stay in float, in integers `hurts`, going there `converts` too much; "" where
+            it is not in float.
+        saves: microseconds that it alone would be faster in integers.
+        converts: microseconds of conversions that this would add.
+        loss: what it would add to the loss, in the unit of `sensitivity`.
+        source: where the times come from: `measured` for this very operator, `scaled` from one of
+            its class, or `estimated` from the target's rough costs.
     """
 
     node: str
@@ -34,6 +41,11 @@ class Decision:
     precision: str
     reason: str = ""
     weights: str = ""
+    why: str = ""
+    saves: float = 0.0
+    converts: float = 0.0
+    loss: float = 0.0
+    source: str = ""
 
     @property
     def quantized(self) -> bool:

@@ -1,0 +1,170 @@
+"""Places float islands: the plan with pins and losses, timed as a whole before it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..ir import Graph, UsageError, Value, shapes
+from ..ir.engines import installed, latencies, machine, version
+from ..ir.samples import random_samples
+from .base import Context, Pass, selects
+from .deployed import deployed
+from .grids import Span
+from .place import Places, places, settle
+from .placement import solve
+from .plan import annotate, candidates, clear, tell
+from .units import Unit
+
+PLACED, INTEGER, FLOAT = "placed", "all in integers", "all in float"
+SLOWER = "the whole model was timed, and is faster in float"
+CLEARLY = 0.99
+"""What takes less than this share of the placed one's time is faster: equal medians differ."""
+
+
+@dataclass(frozen=True)
+class Islands(Pass):
+    """Decide precisions and grids like `plan`, with pins, and time the result as a whole.
+
+    What must stay in float is given by name, regular expression or type; what follows it into
+    float, so that conversions do not cost more than integers save, is a minimum cut. Then the
+    placement, all in integers and all in float are timed in the target's engine, and the fastest is
+    kept.
+
+    Attributes:
+        pin_float: nodes to keep in float, like `--exclude`: regular expressions, or `op:TYPE`.
+        pin_integer: nodes to keep in integers, in the same way.
+        time: time whole models where the target's engine is installed.
+        seconds: how long.
+        threads: of each session; 0 for one per core.
+    """
+
+    name: ClassVar[str] = "islands"
+    requires: ClassVar[tuple[str, ...]] = ("canonical", "folded", "ranges")
+    establishes: ClassVar[tuple[str, ...]] = ("plan",)
+    invalidates: ClassVar[tuple[str, ...]] = ("filters", "accumulators")
+    preserves_function: ClassVar[bool] = True
+
+    pin_float: tuple[str, ...] = ()
+    pin_integer: tuple[str, ...] = ()
+    time: bool = True
+    seconds: float = 5.0
+    threads: int = 1
+
+    def run(self, graph: Graph, context: Context) -> None:
+        """Annotate the graph."""
+        if context.target.activations is None:
+            raise UsageError("islands places activations in integers: give them a type, not none")
+        shapes.infer(graph)
+        clear(graph)
+        units, spans = candidates(graph, context)
+        pin_float(units, self.pin_float)
+        found = places(units, graph, context.target)
+        pin_integer(found, self.pin_integer)
+        choices = {PLACED: solve(found.problem), INTEGER: found.most, FLOAT: found.least}
+        predicted = {name: found.problem.cost(choice) for name, choice in choices.items()}
+        # Capacities are rounded: a cut may lose to one of these by that, and by no more.
+        choices[PLACED] = choices[min(predicted, key=lambda name: predicted[name])]
+        predicted[PLACED] = min(predicted.values())
+        timed: dict[str, float] = {}
+        if self.time and installed(context.target.engine):
+            with context.progress("timing placements", None):
+                timed = self._timed(graph, found, spans, choices, context)
+        kept = fastest(timed)
+        clear(graph)
+        settle(found, choices[kept], SLOWER if kept == FLOAT else "")
+        annotate(units, spans, context.target)
+        tell(units, graph, context)
+        self._tell(predicted, timed, kept, context)
+
+    def _timed(
+        self,
+        graph: Graph,
+        found: Places,
+        spans: dict[Value, Span],
+        choices: Mapping[str, Sequence[bool]],
+        context: Context,
+    ) -> dict[str, float]:
+        """Nanoseconds of the whole model by each choice; equal choices are timed once."""
+        graphs: dict[tuple[bool, ...], Graph] = {}
+        for choice in choices.values():
+            if tuple(choice) in graphs:
+                continue
+            clear(graph)
+            for unit, integer in zip(found.units, choice, strict=False):
+                unit.integer = integer
+            annotate(found.units, spans, context.target)
+            graphs[tuple(choice)] = deployed(graph, context.target)
+        names = {str(k): each for k, each in enumerate(graphs.values())}
+        samples = context.samples or random_samples(graph.inputs, 1, context.seed)
+        taken = latencies(
+            context.target.engine,
+            names,
+            next(iter(samples)),
+            threads=self.threads,
+            seconds=self.seconds,
+        )
+        by_choice = dict(zip(graphs, taken.values(), strict=True))
+        return {name: by_choice[tuple(choice)] for name, choice in choices.items()}
+
+    def _tell(
+        self,
+        predicted: Mapping[str, float],
+        timed: Mapping[str, float],
+        kept: str,
+        context: Context,
+    ) -> None:
+        engine = context.target.engine
+        report = context.report
+        report.note(f"predicted: {_times(predicted)}")
+        if timed:
+            where = f"{version(engine)}, {machine()}"
+            report.note(f"timed: {_times(timed)}; kept: {kept} ({where})")
+        elif self.time:
+            what = f"{engine} is not installed" if engine else "no engine runs its files"
+            report.note(f"not timed: {what} here")
+        context.results["islands"] = {
+            "predicted_us": {name: ns / 1e3 for name, ns in predicted.items()},
+            "timed_us": {name: ns / 1e3 for name, ns in timed.items()},
+            "kept": kept,
+        }
+
+
+def pin_float(units: Sequence[Unit], patterns: Sequence[str]) -> None:
+    """Give the units that a pattern selects the reason to stay in float."""
+    for pattern in patterns:
+        chosen = [unit for unit in units if _selected(pattern, unit)]
+        if not chosen:
+            raise UsageError(f"islands: no node matches pin-float '{pattern}'")
+        for unit in chosen:
+            unit.reason = unit.reason or f"pinned by '{pattern}'"
+
+
+def pin_integer(found: Places, patterns: Sequence[str]) -> None:
+    """Leave the units that a pattern selects no float; those that must be float say why."""
+    for pattern in patterns:
+        chosen = [k for k, unit in enumerate(found.units) if _selected(pattern, unit)]
+        if not chosen:
+            raise UsageError(f"islands: no node matches pin-integer '{pattern}'")
+        for k in chosen:
+            unit = found.units[k]
+            if unit.reason:
+                raise UsageError(
+                    f"islands: {unit.node.label} cannot be pinned to integers: {unit.reason}"
+                )
+            found.problem.pin(k, integer=True)
+
+
+def _selected(pattern: str, unit: Unit) -> bool:
+    return any(selects(pattern, node) for node in (unit.node, unit.after) if node is not None)
+
+
+def fastest(timed: Mapping[str, float]) -> str:
+    """The choice to keep: the placed one unless another is clearly faster."""
+    best = min(timed, key=lambda name: timed[name], default=PLACED)
+    return best if timed and timed[best] < CLEARLY * timed[PLACED] else PLACED
+
+
+def _times(times: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {ns / 1e3:.0f} us" for name, ns in times.items())

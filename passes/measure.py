@@ -1,0 +1,164 @@
+"""Times every operator in every precision, and conversions, in the target's engine."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ..ir import Graph, UsageError, shapes
+from ..ir.clone import clone
+from ..ir.engines import Event, installed, machine, profile, version
+from ..ir.samples import random_samples
+from ..ir.target import Target
+from ..ir.timings import Timing, Timings, merged
+from .base import Context, Pass
+from .conversions import CONVERSIONS, time_conversions
+from .costs import FREE, estimate, kind_of, shape_of, work_of
+from .deployed import deployed
+from .plan import annotate, clear, known_spans
+from .units import Unit, find_units
+
+LAYOUT = ("ReorderInput", "ReorderOutput", "Reorder", "Transpose", *CONVERSIONS, "FakeQuantize")
+"""What engines put between operators; no part of their time unless they are that themselves."""
+PRODUCTS = re.compile("Conv|Gemm|MatMul|FullyConnected")
+MARK = re.compile(r"unit(\d+)x")
+
+
+@dataclass(frozen=True)
+class Measure(Pass):
+    """Time operators and conversions on this machine; the graph stays as it is.
+
+    The float graph and one that computes in integers wherever there is a kernel are profiled in the
+    target's engine. What the engine fuses counts as one operator, the one that does the work.
+
+    Attributes:
+        runs: of each model; the mean of the faster half counts.
+        threads: of each session; 0 for one per core.
+    """
+
+    name: ClassVar[str] = "measure"
+    requires: ClassVar[tuple[str, ...]] = ("canonical", "folded", "ranges")
+    preserves_function: ClassVar[bool] = True
+
+    runs: int = 20
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if self.runs < 1:
+            raise ValueError("runs must be at least 1")
+
+    def run(self, graph: Graph, context: Context) -> None:
+        """Let the target know the measured times."""
+        engine = need_engine(context.target)
+        shapes.infer(graph)
+        copy, _ = clone(graph)
+        units = marked(copy, context)
+        feeds = next(iter(context.samples or random_samples(graph.inputs, 1, context.seed)))
+        with context.progress("timing operators", None):
+            pair = [clone(copy)[0], all_integer(copy, units, context)]
+            events = profile(engine, pair, feeds, threads=self.threads, runs=self.runs)
+            conversions = time_conversions(context.target, self.threads, self.runs)
+        shares = [Shares.of(units, each) for each in events]
+        rows = [_row(unit, k, shares) for k, unit in enumerate(units) if unit.node.op not in FREE]
+        context.report.matched = len(rows)
+        for precision, share in zip(("float", "integers"), shares, strict=True):
+            context.report.note(f"in {precision}: {share}")
+        pace = [_pace(units, share, context.target, k) for k, share in enumerate(shares)]
+        context.timings = Timings(
+            machine(), version(engine), merged([*rows, *conversions]), pace[0], pace[1]
+        )
+
+
+def need_engine(target: Target) -> str:
+    """The target's engine; `UsageError` when this machine does not have it."""
+    if not installed(target.engine):
+        what = f"{target.engine} is not installed" if target.engine else "no engine runs its files"
+        raise UsageError(f"cannot time models for target '{target.name}' here: {what}")
+    return target.engine
+
+
+def marked(graph: Graph, context: Context) -> list[Unit]:
+    """Units of `graph`, whose number is in the names of all they consist of."""
+    clear(graph)
+    units = find_units(graph, context.target)
+    for k, unit in enumerate(units):
+        unit.node.name = f"unit{k}x"
+        for j, value in enumerate(unit.node.outputs):
+            value.name = f"unit{k}x{j}"
+        if unit.after is not None:
+            unit.after.name, unit.after.output.name = f"unit{k}xafter", f"unit{k}xresult"
+    return units
+
+
+def all_integer(graph: Graph, units: list[Unit], context: Context) -> Graph:
+    """A copy of `graph` that computes in integers wherever there is a kernel."""
+    spans = known_spans(units, context)
+    for unit in units:
+        unit.integer = not unit.reason
+    annotate(units, spans, context.target)
+    return deployed(graph, context.target)
+
+
+@dataclass
+class Shares:
+    """How the time of a run is shared out.
+
+    Attributes:
+        units: unit -> nanoseconds.
+        between: of conversions and changes of layout.
+        unknown: of operators that belong to no unit.
+    """
+
+    units: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+    between: float = 0.0
+    unknown: float = 0.0
+
+    @staticmethod
+    def of(units: Sequence[Unit], events: Sequence[Event]) -> Shares:
+        """Give each event to the unit whose number is in its names."""
+        shares = Shares()
+        maker = {value: k for k, unit in enumerate(units) for value in unit.results}
+        adopted: list[tuple[int, float]] = []
+        for event in events:
+            found = MARK.search(" ".join(event.names))
+            number = int(found[1]) if found else None
+            if event.op in LAYOUT and (number is None or units[number].node.op != event.op):
+                shares.between += event.time
+            elif number is None:
+                shares.unknown += event.time
+            elif PRODUCTS.search(event.op) and units[number].kind != "compute":
+                adopted.append((number, event.time))
+            else:
+                shares.units[number] += event.time
+        for number, time in adopted:  # a sum that was fused into the product before it
+            operands = [maker.get(v) for v in units[number].node.inputs if v is not None]
+            silent = [k for k in operands if k is not None and k not in shares.units]
+            shares.units[silent[0] if silent else number] += time
+        return shares
+
+    def __str__(self) -> str:
+        """For people."""
+        total = sum(self.units.values()) + self.between + self.unknown or 1.0
+        return (
+            f"{total / 1e3:.0f} us in one run, {self.between / total:.0%} of it conversions and "
+            f"changes of layout, {self.unknown / total:.0%} not attributed"
+        )
+
+
+def _row(unit: Unit, number: int, shares: Sequence[Shares]) -> Timing:
+    in_float, in_integers = (share.units.get(number, 0.0) for share in shares)
+    node = unit.node
+    key = kind_of(node), shape_of(node.outputs[0]), work_of(node)
+    return Timing(*key, in_float, None if unit.reason else in_integers)
+
+
+def _pace(units: Sequence[Unit], share: Shares, target: Target, precision: int) -> float:
+    """How much longer than estimated the units took."""
+    known = [k for k, unit in enumerate(units) if not (precision and unit.reason)]
+    rough = sum(estimate(units[k], target)[precision] for k in known)
+    real = sum(share.units.get(k, 0.0) for k in known)
+    return real / rough if rough and real else 1.0

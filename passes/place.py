@@ -1,0 +1,128 @@
+"""The placement problem of a graph: units and tensors with their costs, and why what stays float.
+
+`plan` and `islands` both place by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ..ir import Graph, Value
+from ..ir.target import Target
+from ..ir.timings import Source
+from .costs import Times, conversion_times, unit_times
+from .placement import Link, Problem
+from .units import Unit
+
+Why = Literal["must", "hurts", "converts"]
+REASONS: dict[Why, str] = {
+    "hurts": "integers would lose accuracy",
+    "converts": "converting would cost more than it saves",
+}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why an operator that could run in integers is in float.
+
+    Attributes:
+        why: `must`: there is no kernel, or it is pinned; `hurts`: its error costs more than it
+            saves; `converts`: going back and forth costs more than it saves.
+        saves: microseconds that it alone would be faster in integers.
+        converts: microseconds of conversions that this would add, everything else as it is.
+        loss: what it would add to the loss.
+        source: how sure the times are.
+    """
+
+    why: Why
+    saves: float = 0.0
+    converts: float = 0.0
+    loss: float = 0.0
+    source: Source = "estimated"
+
+
+@dataclass
+class Places:
+    """A placement problem and what its indices mean.
+
+    Attributes:
+        units: operator k of the problem is units[k]; one more stands for what is outside.
+        problem: times in nanoseconds.
+        times: of each unit.
+        touching: unit -> the tensors it makes or reads, as indices of `problem.links`.
+    """
+
+    units: list[Unit]
+    problem: Problem
+    times: list[Times]
+    touching: list[list[int]]
+
+    @property
+    def most(self) -> list[bool]:
+        """Integers wherever they are possible."""
+        return [bool(np.isfinite(time)) for time in self.problem.integer_time]
+
+    @property
+    def least(self) -> list[bool]:
+        """Float wherever it is possible."""
+        return [not np.isfinite(time) for time in self.problem.float_time]
+
+    def explain(self, number: int, integer: Sequence[bool]) -> Explanation:
+        """Why unit `number` is in float in a placement."""
+        problem, times = self.problem, self.times[number]
+        other = list(integer)
+        other[number] = True
+        links = [problem.links[k] for k in self.touching[number]]
+        added = sum(link.cost(other) - link.cost(integer) for link in links)
+        loss = problem.loss[number]
+        saves = times.in_float - times.in_integers
+        why: Why = "hurts" if loss > 0 and saves > added else "converts"
+        return Explanation(why, saves / 1e3, added / 1e3, loss, times.source)
+
+
+def places(
+    units: list[Unit], graph: Graph, target: Target, losses: Mapping[Unit, float] | None = None
+) -> Places:
+    """State the problem of placing `units`: shared conversions, no kernel, the graph's ends."""
+    problem = Problem()
+    times = [unit_times(unit, target) for unit in units]
+    for unit, time in zip(units, times, strict=True):
+        problem.add(time.in_float, time.in_integers, (losses or {}).get(unit, 0.0))
+    outside = problem.add(0.0, np.inf)
+    maker = {v: k for k, unit in enumerate(units) for v in unit.results}
+    reader = {n: k for k, u in enumerate(units) for n in (u.node, u.after) if n is not None}
+    touching: list[list[int]] = [[] for _ in range(outside + 1)]
+    for value in [*graph.inputs, *maker]:
+        users = [reader.get(node, outside) for node, _ in value.uses]
+        if not users or value.const is not None:
+            continue
+        home = maker.get(value, outside)
+        for k in {home, *users}:
+            touching[k].append(len(problem.links))
+        problem.links.append(_link(value, home, users, units, target))
+    return Places(units, problem, times, touching)
+
+
+def _link(
+    value: Value, home: int, users: Sequence[int], units: Sequence[Unit], target: Target
+) -> Link:
+    free = home < len(units) and units[home].node.op in target.float_output
+    quantize, dequantize = conversion_times(value, target)
+    return Link(home, tuple(users), quantize, 0.0 if free else dequantize)
+
+
+def settle(found: Places, integer: Sequence[bool], reason: str = "") -> None:
+    """Set `Unit.integer`, and why every other unit is in float: `reason`, or what the costs say."""
+    for k, unit in enumerate(found.units):
+        unit.integer, unit.explanation = bool(integer[k]), None
+        if unit.integer:
+            continue
+        if unit.reason:
+            unit.explanation = Explanation("must")
+        else:
+            unit.explanation = found.explain(k, integer)
+            unit.reason = reason or REASONS[unit.explanation.why]

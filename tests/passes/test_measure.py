@@ -1,0 +1,78 @@
+"""Times of operators come out of the engine's profile, fused patterns as one."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rewriting import net, noise
+
+from ptq_opt.ir import Graph, UsageError
+from ptq_opt.ir.engines import Event
+from ptq_opt.ir.ranges import Calibration, Range
+from ptq_opt.ir.target import find_target
+from ptq_opt.passes import Context
+from ptq_opt.passes.conversions import EDGES, SIZES
+from ptq_opt.passes.measure import Measure, Shares
+from ptq_opt.passes.units import find_units
+
+IMAGE = "float[1,32,16,16] x"
+
+
+def residual() -> Graph:
+    return net(
+        "c = Conv (x, w)\n r = Relu(c)\n d = Conv (r, w)\n s = Add(d, x)\n y = Erf(s)",
+        IMAGE, w=noise(32, 32, 1, 1),
+    )  # fmt: skip
+
+
+def known(graph: Graph) -> Calibration:
+    rows = np.array([-1.0, 1.0, -1.0, 1.0, 0.0])
+    return Calibration("mean-max", {v.name: Range.of(rows, 1) for v in graph.values()})
+
+
+def test_every_operator_gets_its_times() -> None:
+    graph = residual()
+    context = Context(find_target("ort-cpu"), calibration=known(graph))
+    Measure(runs=2).run(graph, context)
+    assert context.timings is not None
+    rows = {(row.kind, row.shape): row for row in context.timings.rows}
+    conv, erf = rows["Conv 1x1", "1x32x16x16"], rows["Erf", "1x32x16x16"]
+    assert conv.work == 2 * 32 * 32 * 16 * 16
+    assert conv.in_float and conv.in_integers and erf.in_float
+    assert erf.in_integers is None, "there is no kernel"
+    for op in ("QuantizeLinear", "DequantizeLinear"):
+        assert all(rows[op, str(size)].in_integers for size in SIZES)
+        assert all(rows[f"{op} Conv", str(32 * edge**2)].in_integers for edge in EDGES)
+    assert [node.precision for node in graph] == [None] * 5, "the graph stays as it is"
+    assert [note[:8] for note in context.report.notes] == ["in float", "in integ"]
+
+
+def test_time_goes_to_who_does_the_work() -> None:
+    """A sum that is fused into the convolution before it takes no time of its own."""
+    units = find_units(residual(), find_target("ort-cpu"))
+    assert [unit.node.op for unit in units] == ["Conv", "Conv", "Add", "Erf"]
+    shares = Shares.of(
+        units,
+        [
+            Event("ReorderInput", ("Reorder",), 7.0),
+            Event("Conv", ("unit0xresult_nchwc",), 100.0),
+            Event("Conv", ("unit2x0_nchwc",), 120.0),
+            Event("ReorderOutput", ("Reorder_1", "unit2x0"), 5.0),
+            Event("Erf", ("unit3x", "y"), 30.0),
+            Event("Gather", ("other",), 3.0),
+        ],
+    )
+    assert shares.units == {0: 100.0, 1: 120.0, 3: 30.0}
+    assert (shares.between, shares.unknown) == (12.0, 3.0)
+    assert str(shares).endswith("5% of it conversions and changes of layout, 1% not attributed")
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [("", "no engine runs its files"), ("nonesuch", "nonesuch is not installed")],
+)
+def test_without_the_engine(engine: str, message: str) -> None:
+    graph = residual()
+    target = replace(find_target("tensorrt"), engine=engine)
+    with pytest.raises(UsageError, match=f"'tensorrt' here: {message}"):
+        Measure().run(graph, Context(target, calibration=known(graph)))

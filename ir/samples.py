@@ -267,7 +267,7 @@ def _source(data: Any, inputs: Sequence[Value], limit: int | None) -> Source:
     if isinstance(data, Sequence) and not isinstance(data, bytes):
         return Items(data)
     if hasattr(data, "get_next") or hasattr(data, "__iter__"):
-        count = operator.length_hint(data)
+        count = _length_hint(data)
         if limit is None:
             return Spool(stream(data))
         return Spool(stream(data), _spread(count, limit) if count > limit else range(limit))
@@ -275,6 +275,14 @@ def _source(data: Any, inputs: Sequence[Value], limit: int | None) -> Source:
         f"cannot read calibration data from a {type(data).__name__}: give a path, an iterable of "
         "dicts of arrays, or an onnxruntime CalibrationDataReader"
     )
+
+
+def _length_hint(data: Any) -> int:
+    """How many samples there are, 0 when that is not known."""
+    try:
+        return operator.length_hint(data)
+    except NotImplementedError:  # what onnxruntime's CalibrationDataReader has for a length
+        return 0
 
 
 def _whole(

@@ -173,9 +173,12 @@ class Spool:
 
 def _picked(stream: Iterator[Any], picks: Sequence[int]) -> Iterator[Any]:
     """The items with the rising numbers `picks`; nothing is read beyond the last."""
-    at = 0
+    at, ended = 0, object()
     for number in picks:
-        yield from itertools.islice(stream, number - at, number - at + 1)
+        item = next(itertools.islice(stream, number - at, None), ended)
+        if item is ended:
+            return
+        yield item
         at = number + 1
 
 

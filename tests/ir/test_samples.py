@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from onnxruntime.quantization import CalibrationDataReader
 
 from ptq_opt.ir import DataError, DType, Tensor, UsageError, Value
 from ptq_opt.ir.samples import Feeds, Samples, open_samples, random_samples
@@ -37,6 +38,16 @@ def marks(samples: Samples) -> list[float]:
 
 class Reader:
     """An onnxruntime CalibrationDataReader."""
+
+    def __init__(self, n: int) -> None:
+        self.feeds = iter(images(n))
+
+    def get_next(self) -> Any:
+        return next(self.feeds, None)
+
+
+class DerivedReader(CalibrationDataReader):
+    """As onnxruntime's users write theirs: the base class has a length that raises."""
 
     def __init__(self, n: int) -> None:
         self.feeds = iter(images(n))
@@ -111,6 +122,7 @@ MEMORY = {
     "generator of tuples": lambda: ((image(k),) for k in range(3)),
     "reader": lambda: Reader(3),
     "rewinding reader": lambda: RewindingReader(3),
+    "derived reader": lambda: DerivedReader(3),
     "stacked array": lambda: np.stack([image(k) for k in range(3)]),
     "array stacked along the batch": lambda: np.concatenate([image(k) for k in range(3)]),
     "dict of stacked arrays": lambda: {"image": np.stack([image(k) for k in range(3)])},
@@ -436,3 +448,7 @@ def test_random_samples_fit_and_repeat() -> None:
     assert not np.array_equal(one[0]["image"], one[1]["image"])
     other: Feeds = next(iter(random_samples(inputs, 1, seed=8)))
     assert not np.array_equal(one[0]["image"], other["image"])
+
+
+def test_a_stream_may_be_shorter_than_any_limit() -> None:
+    assert marks(open_samples(iter(images(2)), [IMAGE], 1 << 40)) == [0, 1]

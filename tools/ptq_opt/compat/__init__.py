@@ -1,0 +1,1 @@
+"""Other quantizers' interfaces to our pipeline, one module each, named as theirs."""

@@ -3,7 +3,7 @@
 #   make demo     quantize the model in tests/data/crepe_tiny and prove the result
 #   make test     run the tests
 #   make check    linter, formatter, type checker
-#   make bench    measure against other quantizers; ZOO=folder of models, BENCH=more options
+#   make bench    measure against other quantizers and engines; ZOO=folder of models, BENCH=more options
 #   make ablation what each technique gains; ZOO=folder of models, ABLATION=more options
 #   make clean    remove everything that was built
 

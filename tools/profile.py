@@ -121,14 +121,14 @@ def machine() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def profile_table(times: list[OperatorTime]) -> Table:
-    """Slowest first, with the rates of arithmetic and memory."""
+def profile_table(times: list[OperatorTime], most: int | None = None) -> Table:
+    """Slowest first, all or so many, with the rates of arithmetic and memory."""
     table = Table(
         "operator", "kernel", "result", "us", "%", "GOP/s", "GB/s", "node",
         box=None, header_style="bold",
     )  # fmt: skip
     total = sum(t.nanoseconds for t in times) or 1
-    for t in sorted(times, key=lambda t: -t.nanoseconds):
+    for t in sorted(times, key=lambda t: -t.nanoseconds)[:most]:
         spent = t.nanoseconds or 1
         shape = t.outputs[0].shape if t.outputs else None
         table.add_row(

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ptq_opt.tools.bench import measure, noise, tables
 from ptq_opt.tools.bench.__main__ import main
 from ptq_opt.tools.bench.cases import Case, find_cases, store
+from ptq_opt.tools.bench.engines import Race, geometric_means, race, race_table
 from ptq_opt.tools.bench.measure import FP32, OURS, Row, Settings
 from ptq_opt.tools.bench.quantizers import run_logged, run_peer
 from ptq_opt.tools.bench.speed import conversions_left, interleaved_latency
@@ -102,6 +103,67 @@ def test_latency_tells_why_a_file_does_not_run(tmp_path: Path) -> None:
     assert isinstance(taken["good"], float)
     assert taken["good"] > 0
     assert "InvalidProtobuf" in str(taken["broken"])
+
+
+def worker(tmp_path: Path, body: str) -> Path:
+    """A Python whose OpenVINO is `body`, a fake that computes nothing."""
+    package = tmp_path / "openvino"
+    package.mkdir()
+    (package / "__init__.py").write_text(body)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}" exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    return python
+
+
+FAST = """
+class Core:
+    def read_model(self, file): return file
+    def compile_model(self, *_): return self
+    def create_infer_request(self): return self
+    def __call__(self, inputs): return inputs
+"""
+
+
+def test_a_race_times_three_engines_and_profiles_what_is_slower(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", frames=np.zeros((1, 1024), np.float32))
+    python = worker(tmp_path, FAST)
+    one = race("crepe", MODEL, tmp_path / "s.npz", 1, 0, python)
+    assert not one.errors and set(one.ms) == {"native", "onnxruntime", "openvino"}
+    assert one.ratio == one.ms["openvino"] / one.ms["native"]  # it does nothing: the better
+    assert one.ratio < 1 and one.profile
+    assert dataclasses.asdict(one)["profile"][0]["nanoseconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("raise ModuleNotFoundError", "RuntimeError: not installed"),
+        ("import os\nos._exit(7)", "RuntimeError: ended with 7"),
+        (FAST.replace("return file", "raise ValueError('odd')"), "RuntimeError: ValueError: odd"),
+    ],
+)
+def test_a_race_tells_why_an_engine_is_missing(tmp_path: Path, body: str, error: str) -> None:
+    np.savez(tmp_path / "s.npz", frames=np.zeros((1, 1024), np.float32))
+    one = race("crepe", MODEL, tmp_path / "s.npz", 1, 0, worker(tmp_path, body))
+    assert one.errors == {"openvino": error} and "openvino" not in one.ms
+
+
+def test_means_are_of_the_ratios_to_the_better_engine() -> None:
+    races = [
+        Race("a", 1, {"native": 1.0, "onnxruntime": 4.0, "openvino": 2.0}),
+        Race("b", 1, {"native": 2.0, "onnxruntime": 1.0}),
+        Race("c", 1, {"native": 2.0}),
+        Race("c", 2, {"onnxruntime": 2.0}, {"native": "it broke"}),
+    ]
+    assert [one.ratio for one in races] == [2.0, 0.5, None, None]
+    assert geometric_means(races) == {1: pytest.approx(1.0)}
+    assert race_table(races).row_count == 4
+    slow = dataclasses.replace(rows()[1], races=races[:2])
+    fp32, _, peer = rows()
+    assert misses([fp32, slow, peer]) == [
+        "trained/m: native with 1 thread(s): 0.50 x as fast as the better engine"
+    ]
 
 
 def test_counts_the_conversions_that_no_operator_absorbs(tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ import click
 from rich.console import Console
 
 from .cases import find_cases
+from .engines import GOAL, geometric_means, show
 from .measure import Row, Settings, measure
 from .quantizers import PEER_SAMPLES
 from .tables import errors, table, write_json
 from .verdict import misses
 
-PARTS = ("accuracy", "speed", "openvino")
+PARTS = ("accuracy", "speed", "openvino", "native")
 
 
 @click.command()
@@ -83,12 +84,17 @@ def main(
         rows += found
         missed += misses(found)
         console.print(table(found))
+        show(console, [one for row in found for one in row.races])
         for line in errors(found):
             console.print(line, style="yellow", markup=False)
         if json_file is not None:
             write_json(json_file, rows, missed)
     if not rows:
         raise click.UsageError(f"no model matches {models!r}")
+    for count, mean in geometric_means([one for row in rows for one in row.races]).items():
+        console.print(f"native with {count} thread(s): {mean:.2f} x, geometric mean")
+        if mean < GOAL:
+            missed.append(f"native with {count} thread(s): {mean:.2f} x, at least {GOAL} x wanted")
     console.print(f"{len(missed)} of what must hold does not:" if missed else "All holds.")
     for line in missed:
         console.print(f"  {line}", markup=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from .cases import Case, load
+from .engines import THREADS, Race, race
 from .quantizers import NOT_INSTALLED, Outcome, run_ours, run_peer
 from .speed import conversions_left, first_line, interleaved_latency
 
@@ -25,7 +26,7 @@ class Settings:
 
     python: Path  # of the peers
     peers: tuple[str, ...]
-    skip: frozenset[str]  # accuracy, speed, openvino
+    skip: frozenset[str]  # accuracy, speed, openvino, native
     threads: int
     seconds: float
     options: tuple[str, ...]  # more of them for ptq-opt
@@ -49,6 +50,7 @@ class Row:
     conversions: tuple[int, int] | None = None  # Q and DQ that ONNX Runtime cannot fuse
     openvino_ms: float | None = None
     run_seconds: float | None = None  # all calibration samples in ONNX Runtime, FP32 only
+    races: list[Race] = field(default_factory=list)  # our kernels and the engines, ours only
 
 
 def measure(case: Case, settings: Settings) -> list[Row]:
@@ -65,6 +67,12 @@ def measure(case: Case, settings: Settings) -> list[Row]:
         add_latencies(rows, case, files, settings)
     if "openvino" not in settings.skip:
         add_openvino(rows, case, files, settings)
+    if "native" not in settings.skip and OURS in files:
+        sample = min(case.calibration.glob("*.npz"))
+        rows[OURS].races = [
+            race(case.name, files[OURS], sample, threads, settings.seconds, settings.python)
+            for threads in THREADS
+        ]
     return list(rows.values())
 
 

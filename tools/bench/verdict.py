@@ -37,6 +37,11 @@ def misses(rows: Sequence[Row]) -> list[str]:
     peers = [row for row in rows if row.tool not in (FP32, OURS)]
     found = [f"{stage}: {error}" for stage, error in ours.errors.items()]
     found += [*worse_scores(ours, peers), *slower(fp32, ours, peers), *cost(fp32, ours)]
+    found += [
+        f"native with {race.threads} thread(s): {race.ratio:.2f} x as fast as the better engine"
+        for race in ours.races
+        if race.ratio is not None and race.ratio < 1
+    ]
     if (ours.kind == "light" and ours.model in FULLY_FUSED) and ours.conversions:
         left = ours.conversions
         if left[0] > MAX_CONVERSIONS[0] or left[1] > MAX_CONVERSIONS[1]:

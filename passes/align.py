@@ -17,6 +17,7 @@ from .base import Context, Pass
 from .channel_data import ChannelData, collect
 from .channel_noise import RegionNoise, is_rounded, reach, sensitivity, worst_ratio
 from .equalize import weight_ranges
+from .moments import follow
 from .regions import Channels, Region, find_channels
 from .rescale import dead, equalizing_factors, propagate, rescale, shift
 
@@ -82,7 +83,9 @@ class Align(Pass):
             data[value] = data[value].moved(amounts[shifts.of[value].ravel()])
         factors = self._factors(scales, _grouped(scales, data), context)
         shift(graph, shifts, amounts)
+        follow(context.statistics, shifts, np.ones_like(amounts), amounts)
         rescale(graph, scales, factors)
+        follow(context.statistics, scales, factors)
 
     def _factors(
         self, channels: Channels, data: Mapping[Value, ChannelData], context: Context

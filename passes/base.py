@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..ir.target import Target
     from ..ir.timings import Timings
     from .metric import Metric
+    from .moments import Statistic
 
 NEEDS_QUOTES = re.compile(r'[,{}\[\]"\\]|^\s|\s$')
 """What a text in a specification string may not hold bare."""
@@ -106,6 +107,7 @@ class Context:
         calibration: what `calibrate` learned, by `Value.origin`.
         metric: the caller's own measure of a model, None when there is none.
         losses: what `sensitivity` measured, by `Value.origin`; None when it did not.
+        statistics: what BatchNormalization told of tensors before it was folded, likewise.
         timings: what `measure` measured, None when it did not.
         seed: of every random choice.
         progress: shows the advance of long steps.
@@ -119,6 +121,7 @@ class Context:
     calibration: Calibration | None = None
     metric: Metric | None = None
     losses: Mapping[str, Loss] | None = None
+    statistics: dict[str, Statistic] = field(default_factory=dict)
     timings: Timings | None = None
     seed: int = 0
     progress: Progress = no_progress

@@ -17,6 +17,7 @@ from ..ir.tensor import Array
 from .base import Context, Pass
 from .judge import contest
 from .layers import Layer, find_layers, last_layers
+from .moments import propagate
 from .quant import bias_grid, write_qdq
 from .walk import Stop, walk
 
@@ -44,8 +45,12 @@ class Bias(Pass):
     The outputs' distance to the float model on samples that no estimate saw decides which of them
     stays, or none.
 
+    `analytic` needs no samples: the mean inputs follow from BatchNormalization, see `moments`. It
+    is the fast estimate with these means, and stays unjudged where there are no samples.
+
     Attributes:
-        mode: try all of them, or only the fast one, which needs no run of the quantized model.
+        mode: try all of them, or only the fast one, which needs no run of the quantized model; or
+            the analytic one.
         samples: use at most so many; a quarter of them judges.
 
     References: Nagel et al. 2019, Data-Free Quantization, section 4.2 and appendix D; Finkelstein
@@ -55,7 +60,7 @@ class Bias(Pass):
     name: ClassVar[str] = "bias"
     requires: ClassVar[tuple[str, ...]] = ("plan", "filters", "accumulators")
 
-    mode: Literal["sequential", "fast"] = "sequential"
+    mode: Literal["sequential", "fast", "analytic"] = "sequential"
     samples: int = 32
 
     def __post_init__(self) -> None:
@@ -72,17 +77,21 @@ class Bias(Pass):
         if not stored and not (layers and any(node.precision == "int8" for node in graph)):
             report.note("no layer is quantized: nothing to correct")
             return
+        if self.mode == "analytic" and context.samples is None:
+            shifts = fast(layers, analytic_means(graph, layers, context))
+            report.rewritten = add_to_biases(graph, layers, shifts, target)
+            report.note("analytic correction kept: there are no samples to judge it by")
+            return
+        self._by_samples(graph, layers, context)
+
+    def _by_samples(self, graph: Graph, layers: Sequence[Layer], context: Context) -> None:
+        """Keep the best estimate, or none, as samples judge."""
+        report, target = context.report, context.target
         samples = context.need_samples(self.name).head(self.samples)
         learn, held_back = samples.split(HOLD_OUT)
         steps = len(learn) * (1 + len(layers) * (self.mode == "sequential")) + len(held_back)
         with context.progress("correcting biases", steps) as advance:
-            means = float_means(graph, layers, learn, advance)
-            found = {"fast": fast(layers, means)}
-            if self.mode == "sequential":
-                shifts = sequential(graph, layers, means, learn, target, advance)
-                half = len(layers) // 2
-                found["halfway"] = [*shifts[:half], *found["fast"][half:]]
-                found["sequential"] = shifts
+            found = self._estimates(graph, layers, learn, context, advance)
             ends = [layer.output for layer in last_layers(graph, layers)]
             trials = [corrected(graph, layers, each, ends, target) for each in found.values()]
             verdicts = contest((graph, ends), trials, held_back, target, advance)
@@ -98,6 +107,26 @@ class Bias(Pass):
             "before": verdict.before,
             "after": {name: each.after for name, each in judged.items()},
         }
+
+    def _estimates(
+        self,
+        graph: Graph,
+        layers: Sequence[Layer],
+        learn: Samples,
+        context: Context,
+        advance: Advance,
+    ) -> dict[str, list[Array]]:
+        """Shifts of every layer's channels, by the name of the estimate."""
+        if self.mode == "analytic":
+            return {"analytic": fast(layers, analytic_means(graph, layers, context))}
+        means = float_means(graph, layers, learn, advance)
+        found = {"fast": fast(layers, means)}
+        if self.mode == "sequential":
+            shifts = sequential(graph, layers, means, learn, context.target, advance)
+            half = len(layers) // 2
+            found["halfway"] = [*shifts[:half], *found["fast"][half:]]
+            found["sequential"] = shifts
+        return found
 
 
 # -- estimates ------------------------------------------------------------------------------------
@@ -116,6 +145,20 @@ def float_means(graph: Graph, layers: Sequence[Layer], samples: Samples, advance
         rows.append([np.asarray(mean, np.float64) for mean in runner.run(feeds)])
         advance(1)
     return {key: np.stack(found) for key, *found in zip(wanted, *rows, strict=True)}
+
+
+def analytic_means(graph: Graph, layers: Sequence[Layer], context: Context) -> Means:
+    """Means of what the layers read, as BatchNormalization tells; 0 where it does not."""
+    moments = propagate(graph, context.statistics)
+    means: Means = {}
+    for layer in layers:
+        known = moments.get(layer.data)
+        given = known.channels(layer.axis, layer.inputs) if known is not None else None
+        if given is None:
+            context.report.skip("no statistics tell the mean of what it reads", layer.node)
+        mean = np.zeros(layer.inputs) if given is None else given.mean
+        means[layer.data, layer.axis] = mean[None]
+    return means
 
 
 def handed_on(layer: Layer) -> Value:

@@ -13,6 +13,7 @@ from ..ir.shapes import infer
 from ..ir.tensor import Array
 from .base import Context, Pass
 from .channel_noise import reach
+from .moments import follow
 from .regions import Channels, Linear, Region, find_channels
 from .rescale import equalizing_factors, rescale
 
@@ -62,6 +63,7 @@ class Equalize(Pass):
         changed = [bool((factors[region.ids] != 1).any()) for region in channels.regions]
         context.report.matched, context.report.rewritten = len(changed), sum(changed)
         rescale(graph, channels, factors)
+        follow(context.statistics, channels, factors)
 
     def _factors(self, channels: Channels) -> Array:
         """Factors per id at which no region gains by another step."""

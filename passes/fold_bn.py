@@ -16,6 +16,7 @@ from .canonical.arithmetic import collapse
 from .canonical.gates import ends_gelu
 from .driver import Rewriter, Rule, apply
 from .linear_weights import LINEAR
+from .moments import record
 from .pattern import is_constant_float
 
 
@@ -41,6 +42,7 @@ class FoldBatchNorm(Pass):
 
     def run(self, graph: Graph, context: Context) -> None:
         """Fold until nothing changes."""
+        record(graph, context.statistics)
         rules = [
             Rule("fold-backwards", ("BatchNormalization", "Mul", "Add"), backwards),
             Rule("fold-forwards", ("Mul", "Add"), forwards),

@@ -81,6 +81,14 @@ class Layer:
         group = self.node.attrs.get("group", 1) if self.node.op == "ConvTranspose" else 1
         return int(self.weights.numpy().shape[weight_axis(self.node)]) * int(group)
 
+    @property
+    def inputs(self) -> int:
+        """How many channels `data` has."""
+        shape, node = self.weights.numpy().shape, self.node
+        if node.op == "Conv":
+            return int(shape[1]) * int(node.attrs.get("group", 1))
+        return int(shape[1] if node.attrs.get("transB", 0) else shape[0])
+
     def in_clone(self, where: dict[Value, Value]) -> Layer:
         """The same layer in a clone, given what became of each value."""
         node, adder = where[self.node.output].producer, where[self.output].producer

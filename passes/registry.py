@@ -18,6 +18,7 @@ BUILTIN = {
     "equalize": ".equalize:Equalize",
     "align": ".align:Align",
     "calibrate": ".calibrate:Calibrate",
+    "statistics": ".statistics:Statistics",
     "clip": ".clip:Clip",
     "plan": ".plan:Plan",
     "measure": ".measure:Measure",
@@ -25,11 +26,17 @@ BUILTIN = {
     "zero-filter": ".zero_filter:ZeroFilter",
     "saturate": ".saturate:Saturate",
     "sensitivity": ".sensitivity:Sensitivity",
+    "variance": ".variance:Variance",
     "bias": ".bias:Bias",
     "quant": ".quant:Quantize",
     "cleanup": ".cleanup:Cleanup",
 }
 """Name -> module and class, in the order of the default pipeline."""
+
+DATA_FREE = (
+    "canonicalize,fold-bn,statistics,plan,zero-filter,saturate,bias{mode=analytic},quant,cleanup"
+)
+"""What --data-free runs instead of the default pipeline."""
 
 DEFAULT = "canonicalize,fold-bn,align,calibrate,plan,zero-filter,saturate,bias,quant,cleanup"
 

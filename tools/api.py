@@ -21,7 +21,7 @@ from ..ir.target import Target, find_target
 from ..ir.timings import read_timings
 from ..passes import Context, Instruments, Pass, Pipeline
 from ..passes.base import Progress, no_progress, selects
-from ..passes.registry import DEFAULT
+from ..passes.registry import DATA_FREE, DEFAULT
 from .checks import check_exclude, check_source
 from .fidelity import Reference
 from .report import Decision, Fidelity, Report, conversions, weight_bytes
@@ -38,6 +38,12 @@ ENOUGH = 20
 NO_DATA = (
     "there is no calibration data: ranges come from made-up noise, so the result is good for "
     "trying speed and not for use; give --data (or data=...)"
+)
+WITHOUT_DATA = (
+    "quantized without data: ranges come from the statistics of BatchNormalization, which know "
+    "nothing of outliers, of how channels depend on each other, nor of the model's inputs (what "
+    "reads these stays in float); biases are corrected by predicted means, unjudged; the result "
+    "was not compared with the float model. A hundred samples (--data) do better on each count"
 )
 MADE_UP = 16
 """Random samples when there is no data: more would not make their ranges any truer."""
@@ -100,12 +106,13 @@ def quantize(
     model: str | os.PathLike[str] | onnx.ModelProto | Any,
     data: Any = None,
     *,
-    passes: str | Sequence[Pass | str] = DEFAULT,
+    passes: str | Sequence[Pass | str] | None = None,
     target: str | os.PathLike[str] | Target = DEFAULT_TARGET,
     weights: str | None = None,
     activations: str | None = None,
     costs: str | os.PathLike[str] | None = None,
     samples: int = 300,
+    data_free: bool = False,
     exclude: Sequence[str] = (),
     seed: int = 0,
     threads: int = 0,
@@ -122,7 +129,7 @@ def quantize(
             the model's inputs), any iterable of `{input name: array}`, and more, see
             `ptq_opt.ir.samples.open_samples`. None: made-up samples, for trials only.
         passes: the pipeline, "align,bias{samples=64},quant" or a list of passes; what they need
-            is added.
+            is added. None: the default pipeline, or the one for data_free.
         target: name of a target, or path of a TOML file that describes one.
         weights: how to store them instead of the target's way: "int8", "int4:block=32",
             "uint4", "none" (float) ..., see `ptq_opt.ir.grid_rule`.
@@ -130,6 +137,8 @@ def quantize(
         costs: file of times made by `ptq-opt cost`; without it the target's rough ones hold.
         samples: use at most this many, spread over the data; up to 8 more are used to judge the
             result, or some of these are held back for it.
+        data_free: use no samples, not even made-up ones: ranges and means follow from the
+            model's BatchNormalization.
         exclude: nodes to keep in float: regular expressions searched in node names, or "op:TYPE".
         seed: of every random choice.
         threads: of one operator when samples are run; 0 for one per core.
@@ -150,7 +159,10 @@ def quantize(
     data = calibration_data_reader if data is None else data
     if samples < 1:
         raise UsageError(f"samples must be at least 1, not {samples}")
-    pipeline, goal = Pipeline(passes), find_target(target).storing(weights, activations)
+    if data_free and data is not None:
+        raise UsageError("a data-free run takes no data: give one of the two")
+    pipeline = Pipeline(passes if passes is not None else DATA_FREE if data_free else DEFAULT)
+    goal = find_target(target).storing(weights, activations)
     if costs is not None:
         goal = replace(goal, timings=read_timings(Path(costs)))
     facts = {fact for step in pipeline.resolve() for fact in step.run.establishes}
@@ -166,13 +178,15 @@ def quantize(
     with ExitStack() as stack:
         stack.callback(THREADS.reset, THREADS.set(threads))
         reference = None
-        if data is not None or "ranges" in facts:
+        if data is not None or ("ranges" in facts and not data_free):
             found = Data.open(data, graph, samples, seed)
             stack.callback(found.learn.close)
             context.samples = found.learn
             report.data, report.samples = found.source, len(found.learn)
             with progress("run in float", None):
                 reference = _run_in_float(graph, found, made_up=data is None)
+        elif data_free:
+            report.data = "none, data-free"
         report.passes = pipeline.run(graph, context, _remembering(instruments, reference))
         with progress("compare with float", None):
             none = Fidelity(missing="there are no samples")
@@ -182,6 +196,7 @@ def quantize(
     report.conversions = conversions(graph)
     report.weight_bytes, report.nodes = (size, weight_bytes(graph)), (nodes, len(graph))
     report.warnings = _warnings(report, graph, context.exclude, made_up=data is None)
+    report.warnings += [WITHOUT_DATA] * (data_free and "ranges" in facts)
     report.seconds = time.perf_counter() - start
     return Result(graph, report)
 

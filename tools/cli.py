@@ -22,7 +22,7 @@ from ..ir import Graph, PtqError, UsageError
 from ..ir.target import DEFAULT as DEFAULT_TARGET
 from ..passes import Instruments, Pass, Pipeline
 from ..passes.base import no_progress
-from ..passes.registry import DEFAULT, nearest
+from ..passes.registry import DATA_FREE, DEFAULT, nearest
 from .config import read_config
 from .files import check_writable, write_text
 from .report import WIDTH, Report
@@ -33,6 +33,7 @@ HELP = """Quantize MODEL, a float32 ONNX file, with calibration data.
   ptq-opt model.onnx --data calib/                    writes model.int8.onnx
   ptq-opt model.onnx --data calib/ -o small.onnx --target=tensorrt
   ptq-opt model.onnx --data loader:samples --passes='align,bias{samples=64},quant'
+  ptq-opt model.onnx --data-free
   ptq-opt model.onnx --data calib/ --exclude='^head/' --exclude-op=Softmax
   ptq-opt model.onnx -o clean.onnx --passes=canonicalize,fold-bn --print-after=all
   ptq-opt model.onnx --config=ptq.toml --json=report.json
@@ -52,7 +53,8 @@ class Options:
     model: Path | None
     output: Path | None
     data: str | None
-    passes: str
+    data_free: bool
+    passes: str | None
     target: str
     weights: str | None
     activations: str | None
@@ -82,6 +84,7 @@ class Options:
         """The command line that does the same with `passes`."""
         words = ["ptq-opt", str(self.model), "-o", str(self.output)]
         words += ["--data", self.data] if self.data else []
+        words += ["--data-free"] * self.data_free
         words += [f"--passes={passes}", f"--target={self.target}", f"--samples={self.samples}"]
         words += [f"--weights={self.weights}"] if self.weights else []
         words += [f"--activations={self.activations}"] if self.activations else []
@@ -153,7 +156,8 @@ class Command(click.Command):
 @click.argument("model", type=EXISTING, required=False)
 @click.option("-o", "--output", type=FILE, help="Write here; default MODEL.int8.onnx.")
 @click.option("--data", metavar="DATA", help="Calibration data; without it ranges are made up.")
-@click.option("--passes", default=DEFAULT, help="Pipeline; what passes need is added to it.")
+@click.option("--data-free", is_flag=True, help="Use no samples: ranges from BatchNormalization.")
+@click.option("--passes", help="Pipeline; what passes need is added to it.")
 @click.option("--target", default=DEFAULT_TARGET, show_default=True, help="Name or TOML file.")
 @click.option("--weights", metavar="TYPE[:OPTIONS]", help="int8, int4:block=32, uint4, none ...")
 @click.option("--activations", metavar="TYPE", help="uint8, int8, int16, uint16, none.")
@@ -206,7 +210,8 @@ def main(**values: Any) -> None:
 
 def run(options: Options) -> None:
     """Do what the command line says."""
-    pipeline = Pipeline(options.passes)
+    usual = DATA_FREE if options.data_free else DEFAULT
+    pipeline = Pipeline(options.passes or usual)
     if options.print_pipeline:
         click.echo(pipeline.spec)
         return
@@ -238,6 +243,7 @@ def _quantize(options: Options, pipeline: Pipeline, output: Path) -> None:
             activations=options.activations,
             costs=options.costs,
             samples=options.samples,
+            data_free=options.data_free,
             exclude=options.patterns,
             seed=options.seed,
             threads=options.threads,

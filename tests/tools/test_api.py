@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 from sessions import exact_session
 from small_model import Feeds, make_samples, small_model
 
@@ -54,6 +54,33 @@ def test_leaves_its_input_alone(model: onnx.ModelProto, samples: list[Feeds]) ->
 def test_takes_a_graphsurgeon_graph(model: onnx.ModelProto, samples: list[Feeds]) -> None:
     result = quantize(gs.import_onnx(model), samples)
     assert "QuantizeLinear" in ops(result.model)
+
+
+def test_needs_no_data_where_a_model_has_statistics() -> None:
+    model = small_model()
+    for name in ("gamma", "beta", "mean", "var"):
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(32, np.float32), name))
+    conv = model.graph.node[0]
+    conv.output[0] = "c0"
+    names = ["c0", "gamma", "beta", "mean", "var"]
+    model.graph.node.insert(1, helper.make_node("BatchNormalization", names, ["c1"]))
+    report = quantize(model, data_free=True).report
+    assert report.counts()["Conv"] == (1, 2)
+    assert report.not_quantized()["the range of 'x' is unknown"][0].node == "first"
+    assert "statistics" in report.pipeline and report.samples == 0
+    assert report.warnings[0].startswith("quantized without data: ranges come from")
+    assert "there are no samples" in report.fidelity.missing
+
+
+def test_without_statistics_a_data_free_run_quantizes_nothing_and_says_so() -> None:
+    report = quantize(small_model(), data_free=True).report
+    assert report.counts()["Conv"] == (0, 2)
+    assert report.warnings[0].startswith("nothing was quantized")
+
+
+def test_data_free_takes_no_data(samples: list[Feeds]) -> None:
+    with pytest.raises(UsageError, match="a data-free run takes no data: give one of the two"):
+        quantize(small_model(), samples, data_free=True)
 
 
 class Reader:

@@ -140,6 +140,12 @@ def test_warns_without_data(run: Run) -> None:
     assert "made-up noise" in done.stdout
 
 
+def test_a_data_free_run_can_be_repeated_by_its_command(run: Run, folder: Path) -> None:
+    assert run("model.onnx", "--data-free", "--json=r.json").exit_code == 0
+    report = json.loads((folder / "r.json").read_text())
+    assert "--data-free" in report["command"] and "statistics" in report["pipeline"]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -11,6 +11,9 @@ static void release(void *state) {
     free(c->phases[i].offset);
     free(c->phases[i].place);
     free(c->phases[i].weights);
+    free(c->phases[i].runs);
+    free(c->phases[i].sums);
+    free(c->phases[i].places);
     free(c->phases[i].bias);
   }
   free(c->phases);
@@ -67,25 +70,27 @@ typedef struct {
   const char *name;
   ptq_conv_kernel *conv;
   ptq_depthwise_kernel *depthwise;
-  int32_t lanes, block_rows;
+  int32_t lanes, vectors, block_rows;
 } kernel_set;
 
 /* Kernels, vector length and rows per block. Rare arithmetic stays with the scalar code. */
 const char *ptq_conv_choose(const ptq_build *build, ptq_conv *c) {
   static const kernel_set sets[] = {
 #if PTQ_X86
-      {PTQ_ISA_AMX, "amx", ptq_conv_amx, ptq_depthwise_avx512vnni, 16, 32},
-      {PTQ_ISA_AVX512VNNI, "avx512vnni", ptq_conv_avx512vnni, ptq_depthwise_avx512vnni, 16, 24},
-      {PTQ_ISA_AVXVNNI, "avxvnni", ptq_conv_avxvnni, ptq_depthwise_avxvnni, 8, 24},
-      {PTQ_ISA_AVX2, "avx2", ptq_conv_avx2, ptq_depthwise_avx2, 8, 24},
+      {PTQ_ISA_AMX, "amx", ptq_conv_amx, ptq_depthwise_avx512vnni, 16, 4, 32},
+      {PTQ_ISA_AVX512VNNI, "avx512vnni", ptq_conv_avx512vnni, ptq_depthwise_avx512vnni, 16, 4, 24},
+      {PTQ_ISA_AVXVNNI, "avxvnni", ptq_conv_avxvnni, ptq_depthwise_avxvnni, 8, 2, 24},
+      {PTQ_ISA_AVX2, "avx2", ptq_conv_avx2, ptq_depthwise_avx2, 8, 2, 24},
 #endif
-      {PTQ_ISA_SCALAR, "scalar", ptq_conv_scalar, ptq_depthwise_scalar, 4, 12},
+      {PTQ_ISA_SCALAR, "scalar", ptq_conv_scalar, ptq_depthwise_scalar, 4, 4, 12},
   };
   const kernel_set *set = sets;
   bool plain = c->in_element == 1 && c->weight_zero == 0 && c->accumulate == PTQ_ACCUMULATE_S32;
   while (set->isa != PTQ_ISA_SCALAR && (!plain || set->isa > build->isa || !ptq_have_isa(set->isa)))
     set++;
   c->lanes = set->lanes;
+  c->vectors = c->depthwise ? 4 : set->vectors;
+  c->short_sums = set->isa == PTQ_ISA_AVX2;
   c->block_rows = set->block_rows;
   c->kernel = c->in_element == 2 ? ptq_conv_scalar_s16 : set->conv;
   c->depthwise_kernel = set->depthwise;
@@ -138,25 +143,21 @@ static void run_chunk(const ptq_conv *c, const ptq_phase *p, int32_t group, int6
                       uint8_t *y, uint8_t *scratch) {
   int64_t begin = chunk * c->chunk_rows, end = ptq_min(p->rows, begin + c->chunk_rows);
   int64_t *pixels = (int64_t *)scratch;
-  const uint8_t **rows = (const uint8_t **)(pixels + c->chunk_rows);
+  uint8_t **to = (uint8_t **)(pixels + c->chunk_rows);
+  const uint8_t **from = (const uint8_t **)(to + c->chunk_rows), **rows = from + c->chunk_rows;
   for (int64_t row = begin; row < end; row += c->block_rows)
     ptq_conv_pointers(c, p, group, row, (int32_t)ptq_min(c->block_rows, end - row), x,
                       rows + (row - begin) * p->taps, pixels + (row - begin));
-  for (int32_t i = panel_begin; i < panel_end; i++) {
-    const ptq_panel *panel = &c->panels[i];
-    int64_t channel = (int64_t)group * c->group_out + panel->first;
-    for (int64_t row = begin; row < end; row += c->block_rows) {
-      int32_t count = (int32_t)ptq_min(c->block_rows, end - row);
-      uint8_t *to[PTQ_MAX_BLOCK_ROWS];
-      const uint8_t *from[PTQ_MAX_BLOCK_ROWS];
-      for (int32_t j = 0; j < count; j++) {
-        int64_t at = pixels[row - begin + j] * c->out_channels + channel;
-        to[j] = y + at * (int64_t)c->out_element;
-        from[j] = r ? r + at : NULL;
-      }
-      c->kernel(c, p, panel, group, rows + (row - begin) * p->taps, count, to, from);
-    }
+  for (int64_t i = 0; i < end - begin; i++) {
+    int64_t at = pixels[i] * c->out_channels + (int64_t)group * c->group_out;
+    to[i] = y + at * (int64_t)c->out_element;
+    from[i] = r ? r + at : NULL;
   }
+  for (int32_t i = panel_begin; i < panel_end; i++)
+    for (int64_t row = begin; row < end; row += c->block_rows)
+      c->kernel(c, p, &c->panels[i], group, rows + (row - begin) * p->taps,
+                (int32_t)ptq_min(c->block_rows, end - row), to + (row - begin),
+                from + (row - begin));
   if (c->epilogue.has_table && panel_begin < panel_end) {
     const ptq_panel *last = &c->panels[panel_end - 1];
     const int64_t first = (int64_t)group * c->group_out + c->panels[panel_begin].first;
@@ -210,6 +211,6 @@ ptq_status ptq_prepare_conv(const ptq_build *build, ptq_node *node) {
   for (int32_t i = 0; i < c->phase_count; i++) taps = ptq_max(taps, c->phases[i].taps);
   node->run = run;
   node->tasks = plan_tasks(build, c);
-  node->scratch = (size_t)c->chunk_rows * (sizeof(int64_t) + (size_t)taps * sizeof(void *));
+  node->scratch = (size_t)c->chunk_rows * (sizeof(int64_t) + (size_t)(taps + 2) * sizeof(void *));
   return PTQ_OK;
 }

@@ -10,7 +10,7 @@
 #include "lut.h"
 #include "requant.h"
 
-enum { PTQ_MAX_BLOCK_ROWS = 32, PTQ_MAX_WIDTH = 64 };
+enum { PTQ_MAX_BLOCK_ROWS = 32, PTQ_MAX_WIDTH = 64, PTQ_SUMS_WIDTH = 32, PTQ_ROUND_PAIRS = 5 };
 
 typedef struct {
   int32_t first;     /* first channel within the group */
@@ -19,6 +19,23 @@ typedef struct {
   int64_t weights;   /* offset within the group's packed weights */
   int64_t parameter; /* offset within the group's bias and multipliers */
 } ptq_panel;
+
+/* The steps of one tap in one panel, in the order of their packed weights. With any inputs, the
+ * sums of two `pairs` steps fit 16 bits together, those of a `singles` step by itself, of others
+ * not. */
+typedef struct {
+  int32_t pairs, singles, wide;
+} ptq_run;
+
+/* The taps of one panel of a depthwise layer, gathered into sums of 16 bits (depthwise_sums.c). A
+ * round is five pairs of taps, in two sums of three and two or in five. */
+typedef struct {
+  int32_t rounds;
+  bool single;     /* one pair in each sum */
+  int32_t *taps;   /* two for each pair */
+  int8_t *weights; /* [pairs][PTQ_SUMS_WIDTH][2] */
+  int16_t *start;  /* [rounds][2][PTQ_SUMS_WIDTH] unless single, taken off the bias */
+} ptq_sums;
 
 /* Output pixels that see the same taps: all of them in a convolution, one residue class of the
  * stride in a transposed one. Input coordinate = position * in_step + tap. */
@@ -33,6 +50,9 @@ typedef struct {
   int64_t rows;    /* positions of the whole batch */
   int64_t chunks;  /* of rows, for tasks */
   int8_t *weights; /* [groups][group_weights] */
+  ptq_run *runs;   /* [groups][panels][taps], for kernels that sum in 16 bits */
+  int32_t *places; /* [groups][panels][taps][steps]: which input bytes each packed step reads */
+  ptq_sums *sums;  /* [panels] of depthwise layers, likewise */
   int32_t *bias;   /* [groups][group_channels]: bias - x zero point * sum of weights */
 } ptq_phase;
 
@@ -52,15 +72,16 @@ typedef struct {
 typedef struct ptq_conv ptq_conv;
 
 /* Compute and store one panel of `count` <= block_rows pixels. rows[tap * block_rows + i] points
- * at pixel i's channels, y[i] at its first output channel of the panel, r[i] at the residual's. */
+ * at pixel i's channels, y[i] at its first output channel of the group, r[i] at the residual's. */
 typedef void ptq_conv_kernel(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
                              int32_t group, const uint8_t *const *rows, int32_t count,
                              uint8_t *const *y, const uint8_t *const *r);
 
 /* Compute and store one panel of `count` neighbouring pixels: tap t of pixel i is at
- * taps[t] + i * steps[t], its result at y + i * out_channels, the residual likewise. */
+ * taps[t] + i * step, its results at y + i * out_channels, the residual likewise. Taps are the
+ * phase's, or those that the panel's `sums` ask for. */
 typedef void ptq_depthwise_kernel(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
-                                  const uint8_t *const *taps, const int64_t *steps, int32_t count,
+                                  const uint8_t *const *taps, int64_t step, int32_t count,
                                   uint8_t *y, const uint8_t *r);
 
 struct ptq_conv {
@@ -75,7 +96,9 @@ struct ptq_conv {
   bool columns;   /* depthwise with three rows: taps go column by column, four to each */
   bool depthwise; /* then groups = 1 here, and weights are [taps / 4][width][4 taps] */
   ptq_accumulate accumulate;
-  int32_t lanes; /* 32-bit lanes of a vector */
+  int32_t lanes;   /* 32-bit lanes of a vector */
+  int32_t vectors; /* of the widest panel */
+  bool short_sums; /* the kernel sums in 16 bits where that is exact: `runs`, `sums` */
   int32_t block_rows;
   ptq_conv_kernel *kernel;
   ptq_depthwise_kernel *depthwise_kernel;
@@ -98,18 +121,22 @@ PTQ_INLINE int32_t ptq_panel_channel(int32_t width, int32_t lanes, int32_t posit
   return e / 4 * (4 * vectors) + v * 4 + e % 4;
 }
 
-/* The epilogue of one pixel in plain C, for every rounding and type; acc in packed order. */
+/* The epilogue of one pixel in plain C, for every rounding and type; acc in packed order, y and r
+ * at the group's first channel. */
 void ptq_store_row(const ptq_conv *c, const int32_t *bias, const ptq_multiplier *m,
                    const ptq_panel *panel, const int32_t *acc, uint8_t *y, const uint8_t *r);
 
 ptq_status ptq_conv_geometry(const ptq_build *build, const ptq_node *node, ptq_conv *c);
 const char *ptq_conv_choose(const ptq_build *build, ptq_conv *c);
 ptq_status ptq_conv_panels(const ptq_build *build, ptq_conv *c, int64_t per_channel);
+ptq_status ptq_conv_runs(const ptq_build *build, ptq_conv *c, ptq_phase *p);
+ptq_status ptq_depthwise_sums(const ptq_build *build, const ptq_conv *c, ptq_phase *p);
 ptq_status ptq_conv_pack(const ptq_build *build, const ptq_node *node, ptq_conv *c);
 ptq_status ptq_conv_epilogue(const ptq_build *build, const ptq_node *node, ptq_conv *c);
 void ptq_conv_pointers(const ptq_conv *c, const ptq_phase *p, int32_t group, int64_t row,
                        int32_t count, const uint8_t *x, const uint8_t **rows, int64_t *pixels);
 
+size_t ptq_depthwise_padding(const ptq_conv *c); /* bytes of zero points that it reads */
 void ptq_depthwise_plan(ptq_node *node, const ptq_conv *c);
 
 ptq_conv_kernel ptq_conv_scalar, ptq_conv_scalar_s16;

@@ -1,162 +1,144 @@
-/* Convolution and depthwise kernels for 256-bit vectors. The including file says what a dot
- * product of four bytes is on its instruction set:
- *   PTQ_256        target attribute
- *   ROWS           pixels of a tile, such that 2 * ROWS accumulators fit the registers
- *   factor         four weights per lane, ready to multiply; factor_of(__m256i)
- *   input          four inputs per lane likewise; input_of(__m256i)
- *   dot(acc, x, w) acc + their product sums
- * A panel is 32 channels; accumulators go through memory to the epilogue, since sixteen registers
- * do not hold four vectors of several pixels. */
+/* The epilogue of 256-bit vectors: one pixel's accumulators, two or four vectors of a panel, to
+ * stored bytes. The including file defines PTQ_256, the target attribute. */
 #include <immintrin.h>
 
 #include "conv.h"
 
-enum { PANEL = 32 };
-
 PTQ_INLINE PTQ_256 __m256i load256(const void *p) { return _mm256_loadu_si256(p); }
 PTQ_INLINE PTQ_256 void store256(void *p, __m256i v) { _mm256_storeu_si256(p, v); }
+PTQ_INLINE PTQ_256 __m128i load128(const void *p) { return _mm_loadu_si128(p); }
 
-/* 32 results, relative to `zero` and not above the upper limit, as bytes. */
-PTQ_INLINE PTQ_256 void narrow(const __m256i q[4], int32_t zero, int32_t lowest, int32_t valid,
-                               uint8_t *y) {
-  const __m256i zero16 = _mm256_set1_epi16((int16_t)zero);
-  __m256i a = _mm256_adds_epi16(_mm256_packs_epi32(q[0], q[1]), zero16);
-  __m256i b = _mm256_adds_epi16(_mm256_packs_epi32(q[2], q[3]), zero16);
-  __m256i bytes = _mm256_max_epu8(_mm256_packus_epi16(a, b), _mm256_set1_epi8((char)lowest));
-  if (valid == PANEL) {
-    store256(y, bytes);
-  } else {
-    uint8_t all[PANEL];
-    store256(all, bytes);
-    memcpy(y, all, (size_t)valid);
-  }
-}
-
-/* The residual's bytes as four vectors in the accumulators' order. */
-PTQ_INLINE PTQ_256 void widen(const uint8_t *r, int32_t valid, __m256i out[4]) {
-  const __m256i zero = _mm256_setzero_si256();
-  uint8_t all[PANEL];
-  if (valid < PANEL) r = memcpy(all, r, (size_t)valid);
-  const __m256i bytes = load256(r);
-  const __m256i low = _mm256_unpacklo_epi8(bytes, zero), high = _mm256_unpackhi_epi8(bytes, zero);
-  out[0] = _mm256_unpacklo_epi16(low, zero);
-  out[1] = _mm256_unpackhi_epi16(low, zero);
-  out[2] = _mm256_unpacklo_epi16(high, zero);
-  out[3] = _mm256_unpackhi_epi16(high, zero);
-}
-
-/* One pixel of one panel: sums without bias to stored bytes. */
-PTQ_INLINE PTQ_256 void store_pixel(const ptq_conv *c, const int32_t *bias, int64_t parameter,
-                                    const ptq_panel *panel, const int32_t *sums, uint8_t *y,
-                                    const uint8_t *r) {
-  const ptq_epilogue *e = &c->epilogue;
-  if (!e->direct) {
-    ptq_store_row(c, bias, c->multiplier + parameter, panel, sums, y, r);
+/* The first `valid` bytes of sixteen. */
+PTQ_INLINE PTQ_256 void store_bytes(uint8_t *y, __m128i bytes, int32_t valid) {
+  if (valid >= 16) {
+    _mm_storeu_si128((void *)y, bytes);
     return;
   }
-  const __m256 high = _mm256_set1_ps((float)e->hi);
-  int32_t zero = e->zero, lowest = e->lo + e->zero;
+  if (valid & 8) {
+    _mm_storel_epi64((void *)y, bytes);
+    bytes = _mm_unpackhi_epi64(bytes, bytes);
+    y += 8;
+  }
+  uint64_t rest = (uint64_t)_mm_cvtsi128_si64(bytes);
+  if (valid & 4) {
+    memcpy(y, &rest, 4);
+    rest >>= 32;
+    y += 4;
+  }
+  if (valid & 2) {
+    memcpy(y, &rest, 2);
+    rest >>= 16;
+    y += 2;
+  }
+  if (valid & 1) *y = (uint8_t)rest;
+}
+
+/* What the epilogue needs besides the accumulators, in variables for all pixels of a call: a
+ * compiler must assume that the bytes stored change everything in memory. */
+typedef struct {
+  __m256 real[4], low, high, most, ma, mb;
+  __m256i zero, residual_zero;
+  __m128i lowest, highest;
+  int32_t first, valid;
+  bool direct, add;
+} epilogue_256;
+
+PTQ_INLINE PTQ_256 epilogue_256 load_epilogue(const ptq_conv *c, const ptq_panel *panel,
+                                              int64_t parameter, const int n) {
+  const ptq_epilogue *e = &c->epilogue;
+  const int32_t zero = e->add ? e->add_zero : e->zero;
+  epilogue_256 v;
+  v.low = _mm256_set1_ps((float)e->lo);
+  v.high = _mm256_set1_ps((float)e->hi);
+  v.most = _mm256_set1_ps((float)e->add_hi);
+  v.ma = _mm256_set1_ps(e->adder.ma);
+  v.mb = _mm256_set1_ps(e->adder.mb);
+  v.zero = _mm256_set1_epi16((int16_t)zero);
+  v.residual_zero = _mm256_set1_epi32(e->residual_zero);
+  v.lowest = _mm_set1_epi8((char)((e->add ? e->add_lo : e->lo) + zero));
+  v.highest = _mm_set1_epi8((char)((e->add ? e->add_hi : e->hi) + zero));
+  v.first = panel->first;
+  v.valid = panel->valid;
+  v.direct = e->direct;
+  v.add = e->add;
+  for (int j = 0; j < n; j++) v.real[j] = _mm256_loadu_ps(c->real + parameter + 8 * j);
+  return v;
+}
+
+/* `n` vectors of results without zero point as clamped bytes: narrowing saturates. */
+PTQ_INLINE PTQ_256 void narrow(const epilogue_256 *v, const __m256i *q, const int n, uint8_t *y) {
+  __m256i words[2], bytes;
+  for (int j = 0; j < n / 2; j++)
+    words[j] = _mm256_adds_epi16(_mm256_packs_epi32(q[2 * j], q[2 * j + 1]), v->zero);
+  if (n == 4)
+    bytes = _mm256_packus_epi16(words[0], words[1]);
+  else
+    bytes = _mm256_permute4x64_epi64(_mm256_packus_epi16(words[0], words[0]), 0x08);
+  if (n == 4 && v->valid == 32) {
+    const __m256i least = _mm256_broadcastsi128_si256(v->lowest);
+    bytes = _mm256_min_epu8(_mm256_max_epu8(bytes, least), _mm256_broadcastsi128_si256(v->highest));
+    store256(y, bytes);
+    return;
+  }
+  __m128i half = _mm256_castsi256_si128(bytes);
+  store_bytes(y, _mm_min_epu8(_mm_max_epu8(half, v->lowest), v->highest), v->valid);
+  if (n == 4 && v->valid > 16) {
+    half = _mm256_extracti128_si256(bytes, 1);
+    store_bytes(y + 16, _mm_min_epu8(_mm_max_epu8(half, v->lowest), v->highest), v->valid - 16);
+  }
+}
+
+/* The residual's bytes in the accumulators' order; activations may be read past their end. */
+PTQ_INLINE PTQ_256 void widen(const uint8_t *r, const int n, __m256i *out) {
+  const __m256i zero = _mm256_setzero_si256();
+  if (n == 2) {
+    const __m256i words = _mm256_cvtepu8_epi16(load128(r));
+    out[0] = _mm256_unpacklo_epi16(words, zero);
+    out[1] = _mm256_unpackhi_epi16(words, zero);
+  } else {
+    const __m256i bytes = load256(r);
+    const __m256i low = _mm256_unpacklo_epi8(bytes, zero);
+    const __m256i high = _mm256_unpackhi_epi8(bytes, zero);
+    out[0] = _mm256_unpacklo_epi16(low, zero);
+    out[1] = _mm256_unpackhi_epi16(low, zero);
+    out[2] = _mm256_unpacklo_epi16(high, zero);
+    out[3] = _mm256_unpackhi_epi16(high, zero);
+  }
+}
+
+PTQ_INLINE PTQ_256 __m256 nearest(__m256 f) {
+  return _mm256_round_ps(f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+/* What accumulators start with: the bias, unless the plain epilogue adds it. */
+PTQ_INLINE PTQ_256 void start(const ptq_conv *c, const int32_t *bias, const int n, __m256i *acc) {
+  for (int j = 0; j < n; j++)
+    acc[j] = c->epilogue.direct ? load256(bias + 8 * j) : _mm256_setzero_si256();
+}
+
+/* One pixel; y and r at the group's first channel. */
+PTQ_INLINE PTQ_256 void finish(const epilogue_256 *v, const ptq_conv *c, const ptq_phase *p,
+                               const ptq_panel *panel, int64_t parameter, const __m256i *acc,
+                               const int n, uint8_t *y, const uint8_t *r) {
+  if (!v->direct) {
+    int32_t sums[PTQ_MAX_WIDTH];
+    for (int j = 0; j < n; j++) store256(sums + 8 * j, acc[j]);
+    ptq_store_row(c, p->bias + parameter, c->multiplier + parameter, panel, sums, y, r);
+    return;
+  }
   __m256i q[4];
   __m256 f[4];
-  for (int j = 0; j < 4; j++) {
-    const __m256i sum = _mm256_add_epi32(load256(sums + 8 * j), load256(bias + 8 * j));
-    f[j] = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(c->real + parameter + 8 * j));
-    f[j] = _mm256_min_ps(f[j], high); /* beyond 2^31 the conversion would wrap */
-  }
-  if (e->add) {
+  for (int j = 0; j < n; j++) f[j] = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[j]), v->real[j]);
+  if (v->add) {
     __m256i residual[4];
-    const __m256 low = _mm256_set1_ps((float)e->lo), high2 = _mm256_set1_ps((float)e->add_hi);
-    const __m256 ma = _mm256_set1_ps(e->adder.ma), mb = _mm256_set1_ps(e->adder.mb);
-    const __m256i rz = _mm256_set1_epi32(e->residual_zero);
-    widen(r, panel->valid, residual);
-    for (int j = 0; j < 4; j++) {
-      __m256 own =
-          _mm256_round_ps(_mm256_max_ps(f[j], low), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-      __m256 other = _mm256_cvtepi32_ps(_mm256_sub_epi32(residual[j], rz));
-      f[j] = _mm256_add_ps(_mm256_mul_ps(own, ma), _mm256_mul_ps(other, mb));
-      f[j] = _mm256_min_ps(f[j], high2);
+    widen(r + v->first, n, residual);
+    for (int j = 0; j < n; j++) {
+      const __m256 own = nearest(_mm256_min_ps(_mm256_max_ps(f[j], v->low), v->high));
+      const __m256 other = _mm256_cvtepi32_ps(_mm256_sub_epi32(residual[j], v->residual_zero));
+      f[j] = _mm256_add_ps(_mm256_mul_ps(own, v->ma), _mm256_mul_ps(other, v->mb));
+      f[j] = _mm256_min_ps(f[j], v->most); /* beyond 2^31 the conversion would wrap */
     }
-    zero = e->add_zero;
-    lowest = e->add_lo + e->add_zero;
   }
-  for (int j = 0; j < 4; j++) q[j] = _mm256_cvtps_epi32(f[j]);
-  narrow(q, zero, lowest, panel->valid, y);
-}
-
-/* `m` pixels by two vectors of channels; m is a literal at every call. */
-PTQ_INLINE PTQ_256 void half_tile(const ptq_conv *c, const ptq_phase *p, const int8_t *w,
-                                  const uint8_t *const *rows, const int m, int32_t (*sums)[PANEL]) {
-  __m256i acc[ROWS][2];
-  for (int i = 0; i < m; i++) acc[i][0] = acc[i][1] = _mm256_setzero_si256();
-  const int64_t bytes = 4 * (int64_t)c->steps;
-  for (int32_t t = 0; t < p->taps; t++, rows += c->block_rows)
-    for (int64_t k = 0; k < bytes; k += 4, w += 4 * PANEL) {
-      const factor w0 = factor_of(load256(w)), w1 = factor_of(load256(w + 32));
-      for (int i = 0; i < m; i++) {
-        int32_t four;
-        memcpy(&four, rows[i] + k, sizeof four);
-        const input x = input_of(_mm256_set1_epi32(four));
-        acc[i][0] = dot(acc[i][0], x, w0);
-        acc[i][1] = dot(acc[i][1], x, w1);
-      }
-    }
-  for (int i = 0; i < m; i++) {
-    store256(sums[i], acc[i][0]);
-    store256(sums[i] + 8, acc[i][1]);
-  }
-}
-
-PTQ_INLINE PTQ_256 void conv_256(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
-                                 int32_t group, const uint8_t *const *rows, int32_t count,
-                                 uint8_t *const *y, const uint8_t *const *r) {
-  const int64_t parameter = group * c->group_parameters + panel->parameter;
-  const int8_t *w = p->weights + group * c->group_weights + panel->weights;
-  for (int32_t i = 0; i < count;) {
-    int32_t sums[ROWS][PANEL];
-    const bool tall = count - i >= ROWS;
-    for (int half = 0; half < 2; half++) {
-      const int8_t *part = w + 64 * half;
-      if (tall)
-        half_tile(c, p, part, rows + i, ROWS, (int32_t (*)[PANEL])(&sums[0][16 * half]));
-      else
-        half_tile(c, p, part, rows + i, 1, (int32_t (*)[PANEL])(&sums[0][16 * half]));
-    }
-    for (int32_t end = i + (tall ? ROWS : 1), j = 0; i < end; i++, j++)
-      store_pixel(c, p->bias + parameter, parameter, panel, sums[j], y[i], r[i]);
-  }
-}
-
-/* Four taps of 32 channels interleaved, so that each lane holds one channel's four inputs. */
-PTQ_INLINE PTQ_256 void interleave(const __m256i x[4], __m256i out[4]) {
-  const __m256i low01 = _mm256_unpacklo_epi8(x[0], x[1]), high01 = _mm256_unpackhi_epi8(x[0], x[1]);
-  const __m256i low23 = _mm256_unpacklo_epi8(x[2], x[3]), high23 = _mm256_unpackhi_epi8(x[2], x[3]);
-  out[0] = _mm256_unpacklo_epi16(low01, low23);
-  out[1] = _mm256_unpackhi_epi16(low01, low23);
-  out[2] = _mm256_unpacklo_epi16(high01, high23);
-  out[3] = _mm256_unpackhi_epi16(high01, high23);
-}
-
-/* Activations may be read a vector past their end, so no tail needs care here. */
-PTQ_INLINE PTQ_256 void depthwise_256(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
-                                      const uint8_t *const *taps, const int64_t *steps,
-                                      int32_t count, uint8_t *y, const uint8_t *r) {
-  const int64_t pixel = c->out_channels * (int64_t)c->out_element;
-  for (int32_t i = 0; i < count; i++, y += pixel) {
-    __m256i acc[4], x[4], quad[4];
-    int32_t sums[PANEL];
-    for (int j = 0; j < 4; j++) acc[j] = _mm256_setzero_si256();
-    const int8_t *w = p->weights + panel->weights;
-    for (int32_t t = 0; t < p->taps; t += 4, w += 4 * PANEL) {
-      for (int32_t j = 0; j < 4; j++) { /* missing taps have zero weights: any pixel will do */
-        int32_t tap = t + j < p->taps ? t + j : t;
-        x[j] = load256(taps[tap] + i * steps[tap] + panel->first);
-      }
-      interleave(x, quad);
-      for (int j = 0; j < 4; j++)
-        acc[j] = dot(acc[j], input_of(quad[j]), factor_of(load256(w + 32 * j)));
-    }
-    for (int j = 0; j < 4; j++) store256(sums + 8 * j, acc[j]);
-    store_pixel(c, p->bias + panel->parameter, panel->parameter, panel, sums, y,
-                r ? r + i * (int64_t)c->out_channels : NULL);
-  }
+  for (int j = 0; j < n; j++) q[j] = _mm256_cvtps_epi32(f[j]);
+  narrow(v, q, n, y + v->first);
 }

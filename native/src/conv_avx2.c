@@ -1,43 +1,113 @@
-/* AVX2 has no product of unsigned and signed bytes that does not saturate: split both into even
- * and odd bytes, widened to 16 bits, and multiply those. */
+/* Convolution tiles of AVX2, which has no product of unsigned and signed bytes that sums in 32
+ * bits: where it is exact (conv_runs.c) products are summed in 16 bits, elsewhere bytes are widened
+ * first. */
 #include "conv.h"
 
 #if PTQ_X86
 #define PTQ_256 PTQ_TARGET("avx2")
-enum { ROWS = 4 };
-
-#include <immintrin.h>
-
-typedef struct {
-  __m256i even, odd;
-} halves;
-typedef halves factor, input;
-
-PTQ_INLINE PTQ_256 factor factor_of(__m256i w) {
-  return (factor){_mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), _mm256_srai_epi16(w, 8)};
-}
-
-PTQ_INLINE PTQ_256 input input_of(__m256i x) {
-  return (input){_mm256_and_si256(x, _mm256_set1_epi16(255)), _mm256_srli_epi16(x, 8)};
-}
-
-PTQ_INLINE PTQ_256 __m256i dot(__m256i acc, input x, factor w) {
-  acc = _mm256_add_epi32(acc, _mm256_madd_epi16(x.even, w.even));
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(x.odd, w.odd));
-}
-
 #include "conv_256.h"
+
+enum { ROWS = 4, STEP = 64 }; /* bytes of weights in one step: 16 channels of four inputs */
+
+PTQ_INLINE PTQ_256 __m256i broadcast4(const uint8_t *x) {
+  int32_t four;
+  memcpy(&four, x, sizeof four);
+  return _mm256_set1_epi32(four);
+}
+
+/* The parts of one tap, for `m` pixels; m is a literal at every call. Weights are left behind what
+ * they used. */
+PTQ_INLINE PTQ_256 const int8_t *sum_pairs(const uint8_t *const *x, const int m, const int8_t *w,
+                                           const int32_t *place, int32_t count,
+                                           __m256i acc[ROWS][2]) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  for (int32_t s = 0; s < count; s++, w += 2 * STEP, place += 2) {
+    const __m256i w00 = load256(w), w01 = load256(w + 32);
+    const __m256i w10 = load256(w + STEP), w11 = load256(w + STEP + 32);
+    const int64_t first = place[0], second = place[1];
+    _Pragma("GCC unroll 8") for (int i = 0; i < m; i++) {
+      const __m256i a = broadcast4(x[i] + first), b = broadcast4(x[i] + second);
+      const __m256i left =
+          _mm256_add_epi16(_mm256_maddubs_epi16(a, w00), _mm256_maddubs_epi16(b, w10));
+      const __m256i right =
+          _mm256_add_epi16(_mm256_maddubs_epi16(a, w01), _mm256_maddubs_epi16(b, w11));
+      acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(left, ones));
+      acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(right, ones));
+    }
+  }
+  return w;
+}
+
+PTQ_INLINE PTQ_256 const int8_t *sum_singles(const uint8_t *const *x, const int m, const int8_t *w,
+                                             const int32_t *place, int32_t count,
+                                             __m256i acc[ROWS][2]) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  for (int32_t s = 0; s < count; s++, w += STEP, place++) {
+    const __m256i w0 = load256(w), w1 = load256(w + 32);
+    _Pragma("GCC unroll 8") for (int i = 0; i < m; i++) {
+      const __m256i a = broadcast4(x[i] + place[0]);
+      const __m256i left = _mm256_maddubs_epi16(a, w0), right = _mm256_maddubs_epi16(a, w1);
+      acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(left, ones));
+      acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(right, ones));
+    }
+  }
+  return w;
+}
+
+PTQ_INLINE PTQ_256 const int8_t *sum_wide(const uint8_t *const *x, const int m, const int8_t *w,
+                                          const int32_t *place, int32_t count,
+                                          __m256i acc[ROWS][2]) {
+  for (int32_t s = 0; s < count; s++, w += STEP, place++) {
+    const __m256i w0 = load256(w), w1 = load256(w + 32);
+    const __m256i even0 = _mm256_srai_epi16(_mm256_slli_epi16(w0, 8), 8);
+    const __m256i even1 = _mm256_srai_epi16(_mm256_slli_epi16(w1, 8), 8);
+    const __m256i odd0 = _mm256_srai_epi16(w0, 8), odd1 = _mm256_srai_epi16(w1, 8);
+    _Pragma("GCC unroll 8") for (int i = 0; i < m; i++) {
+      const __m256i a = broadcast4(x[i] + place[0]);
+      const __m256i even = _mm256_and_si256(a, _mm256_set1_epi16(255));
+      const __m256i odd = _mm256_srli_epi16(a, 8);
+      acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(even, even0));
+      acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(even, even1));
+      acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(odd, odd0));
+      acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(odd, odd1));
+    }
+  }
+  return w;
+}
+
+PTQ_INLINE PTQ_256 void tile(const epilogue_256 *e, const ptq_conv *c, const ptq_phase *p,
+                             const ptq_panel *panel, int32_t group, const uint8_t *const *rows,
+                             const int m, uint8_t *const *y, const uint8_t *const *r) {
+  const int64_t parameter = group * c->group_parameters + panel->parameter;
+  const int64_t tap = (group * c->panel_count + (panel - c->panels)) * (int64_t)p->taps;
+  const int8_t *w = p->weights + group * c->group_weights + panel->weights;
+  const ptq_run *run = p->runs + tap;
+  const int32_t *place = p->places + tap * c->steps;
+  __m256i acc[ROWS][2];
+  _Pragma("GCC unroll 8") for (int i = 0; i < m; i++) start(c, p->bias + parameter, 2, acc[i]);
+  for (int32_t t = 0; t < p->taps; t++, rows += c->block_rows, run++, place += c->steps) {
+    const uint8_t *x[ROWS];
+    _Pragma("GCC unroll 8") for (int i = 0; i < m; i++) x[i] = rows[i];
+    w = sum_pairs(x, m, w, place, run->pairs, acc);
+    w = sum_singles(x, m, w, place + 2 * run->pairs, run->singles, acc);
+    w = sum_wide(x, m, w, place + 2 * run->pairs + run->singles, run->wide, acc);
+  }
+  _Pragma("GCC unroll 8") for (int i = 0; i < m; i++)
+      finish(e, c, p, panel, parameter, acc[i], 2, y[i], r[i]);
+}
 
 PTQ_256 void ptq_conv_avx2(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
                            int32_t group, const uint8_t *const *rows, int32_t count,
                            uint8_t *const *y, const uint8_t *const *r) {
-  conv_256(c, p, panel, group, rows, count, y, r);
-}
-
-PTQ_256 void ptq_depthwise_avx2(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
-                                const uint8_t *const *taps, const int64_t *steps, int32_t count,
-                                uint8_t *y, const uint8_t *r) {
-  depthwise_256(c, p, panel, taps, steps, count, y, r);
+  const epilogue_256 e = load_epilogue(c, panel, group * c->group_parameters + panel->parameter, 2);
+  int32_t i = 0;
+  for (; i + 4 <= count; i += 4) tile(&e, c, p, panel, group, rows + i, 4, y + i, r + i);
+  if (count - i == 3)
+    tile(&e, c, p, panel, group, rows + i, 3, y + i, r + i);
+  else if (count - i == 2)
+    tile(&e, c, p, panel, group, rows + i, 2, y + i, r + i);
+  else if (count - i == 1)
+    tile(&e, c, p, panel, group, rows + i, 1, y + i, r + i);
 }
 #else
 typedef int ptq_nothing_here;

@@ -97,7 +97,7 @@ PTQ_INLINE PTQ_AVX512 void ptq_store_512(const ptq_epilogue_512 *v, const ptq_co
   __m512 f[4];
   for (int j = 0; j < n; j++) f[j] = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[j]), v->real[j]);
   if (v->add) {
-    ptq_widen_512(r, v->mask, n, residual);
+    ptq_widen_512(r + panel->first, v->mask, n, residual);
     for (int j = 0; j < n; j++) {
       __m512 own = _mm512_min_ps(_mm512_max_ps(f[j], v->low), v->high);
       own = _mm512_roundscale_ps(own, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -107,7 +107,7 @@ PTQ_INLINE PTQ_AVX512 void ptq_store_512(const ptq_epilogue_512 *v, const ptq_co
     }
   }
   for (int j = 0; j < n; j++) q[j] = _mm512_cvtps_epi32(f[j]);
-  ptq_narrow_512(v, q, n, y);
+  ptq_narrow_512(v, q, n, y + panel->first);
 }
 
 #endif

@@ -9,12 +9,12 @@ static int32_t weight_at(const ptq_value *w, int64_t index) {
 }
 
 ptq_status ptq_conv_panels(const ptq_build *build, ptq_conv *c, int64_t per_channel) {
-  int32_t widest = 4 * c->lanes;
+  int32_t widest = c->vectors * c->lanes;
   c->panels = ptq_alloc(((size_t)c->group_out / (size_t)widest + 3) * sizeof *c->panels);
   if (!c->panels) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
   for (int32_t first = 0; first < c->group_out;) {
     int32_t rest = c->group_out - first, width = widest;
-    /* Vectors of 16 lanes can be narrowed one or two at a time; shorter ones only by four. */
+    /* Vectors of 16 lanes can be narrowed one or two at a time. */
     if (c->lanes == 16 && !c->depthwise && rest <= 48) width = rest <= 16 ? 16 : 32;
     ptq_panel *panel = &c->panels[c->panel_count++];
     *panel = (ptq_panel){.first = first,
@@ -123,6 +123,7 @@ ptq_status ptq_conv_pack(const ptq_build *build, const ptq_node *node, ptq_conv 
   if (status == PTQ_OK) status = pack_multipliers(build, node, c);
   if (status != PTQ_OK) return status;
   size_t pixel = ptq_round_up((size_t)ptq_max(c->group_in, c->k) * c->in_element, 4) + PTQ_SLACK;
+  if (c->depthwise) pixel = ptq_depthwise_padding(c);
   c->padding = ptq_alloc(pixel);
   if (!c->padding) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
   for (size_t i = 0; i < pixel; i++) {
@@ -131,5 +132,8 @@ ptq_status ptq_conv_pack(const ptq_build *build, const ptq_node *node, ptq_conv 
   }
   for (int32_t i = 0; status == PTQ_OK && i < c->phase_count; i++)
     status = pack_phase(build, node, c, &c->phases[i], total_taps);
+  for (int32_t i = 0; status == PTQ_OK && c->short_sums && i < c->phase_count; i++)
+    status = c->depthwise ? ptq_depthwise_sums(build, c, &c->phases[i])
+                          : ptq_conv_runs(build, c, &c->phases[i]);
   return status;
 }

@@ -9,6 +9,7 @@ void ptq_store_row(const ptq_conv *c, const int32_t *bias, const ptq_multiplier 
   for (int32_t position = 0; position < panel->width; position++) {
     int32_t channel = ptq_panel_channel(panel->width, c->lanes, position);
     if (channel >= panel->valid) continue;
+    channel += panel->first;
     int32_t sum = (int32_t)((uint32_t)acc[position] + (uint32_t)bias[position]);
     if (e->dtype == PTQ_S32) {
       memcpy(y + 4 * channel, &sum, 4);
@@ -89,8 +90,8 @@ void ptq_conv_scalar_s16(const ptq_conv *c, const ptq_phase *p, const ptq_panel 
 }
 
 void ptq_depthwise_scalar(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
-                          const uint8_t *const *taps, const int64_t *steps, int32_t count,
-                          uint8_t *y, const uint8_t *r) {
+                          const uint8_t *const *taps, int64_t step, int32_t count, uint8_t *y,
+                          const uint8_t *r) {
   const int64_t at = panel->parameter;
   for (int32_t i = 0; i < count; i++, y += c->out_channels * (int64_t)c->out_element) {
     uint32_t acc[PTQ_MAX_WIDTH] = {0};
@@ -100,7 +101,7 @@ void ptq_depthwise_scalar(const ptq_conv *c, const ptq_phase *p, const ptq_panel
         int32_t channel = ptq_panel_channel(panel->width, c->lanes, o);
         uint8_t x[4] = {0};
         for (int32_t j = 0; j < 4 && t + j < p->taps && channel < panel->valid; j++)
-          x[j] = taps[t + j][i * steps[t + j] + panel->first + channel];
+          x[j] = taps[t + j][i * step + panel->first + channel];
         acc[o] += dot4(c, x, w);
       }
     ptq_store_row(c, p->bias + at, c->multiplier + at, panel, (const int32_t *)acc, y,

@@ -4,8 +4,6 @@
 
 #if PTQ_X86
 #define PTQ_256 PTQ_TARGET("avx2,avx512f,avx512vl,avx512vnni")
-enum { ROWS = 6 };
-
 #include <immintrin.h>
 
 typedef __m256i factor, input;
@@ -16,12 +14,12 @@ PTQ_INLINE PTQ_256 __m256i dot(__m256i acc, input x, factor w) {
   return _mm256_dpbusd_epi32(acc, x, w);
 }
 
-#include "conv_256.h"
+#include "depthwise_256.h"
 
 PTQ_256 void ptq_depthwise_avx512vl(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
-                                    const uint8_t *const *taps, const int64_t *steps, int32_t count,
+                                    const uint8_t *const *taps, int64_t step, int32_t count,
                                     uint8_t *y, const uint8_t *r) {
-  depthwise_256(c, p, panel, taps, steps, count, y, r);
+  depthwise_256(c, p, panel, taps, step, count, y, r);
 }
 #else
 typedef int ptq_nothing_here;

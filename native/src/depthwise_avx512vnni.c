@@ -27,28 +27,28 @@ PTQ_INLINE PTQ_AVX512 void start(const ptq_conv *c, const int32_t *bias, __m512i
 }
 
 /* Three taps of one column; the fourth has no weights. */
-PTQ_INLINE PTQ_AVX512 quad load_column(const uint8_t *const *taps, const int64_t *steps, int64_t i,
+PTQ_INLINE PTQ_AVX512 quad load_column(const uint8_t *const *taps, int64_t step, int64_t i,
                                        int64_t first, __mmask64 mask) {
-  return interleave(_mm512_maskz_loadu_epi8(mask, taps[0] + i * steps[0] + first),
-                    _mm512_maskz_loadu_epi8(mask, taps[1] + i * steps[1] + first),
-                    _mm512_maskz_loadu_epi8(mask, taps[2] + i * steps[2] + first),
+  return interleave(_mm512_maskz_loadu_epi8(mask, taps[0] + i * step + first),
+                    _mm512_maskz_loadu_epi8(mask, taps[1] + i * step + first),
+                    _mm512_maskz_loadu_epi8(mask, taps[2] + i * step + first),
                     _mm512_setzero_si512());
 }
 
 /* 3x3: neighbouring pixels share two columns at stride 1, one at stride 2. */
 PTQ_AVX512 static void columns(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
-                               const uint8_t *const *taps, const int64_t *steps, int32_t count,
-                               uint8_t *y, const uint8_t *r) {
+                               const uint8_t *const *taps, int64_t step, int32_t count, uint8_t *y,
+                               const uint8_t *r) {
   const int64_t parameter = panel->parameter, first = panel->first;
   const int64_t pixel = c->out_channels * (int64_t)c->out_element;
   const __mmask64 mask = panel->valid == 64 ? ~0ULL : (1ULL << panel->valid) - 1;
   const int8_t *w = p->weights + panel->weights;
   const int32_t apart = p->tap[4][2] - p->tap[0][2], stride = p->in_step[2];
-  quad left = load_column(taps, steps, 0, first, mask);
-  quad middle = load_column(taps + 4, steps + 4, 0, first, mask);
+  quad left = load_column(taps, step, 0, first, mask);
+  quad middle = load_column(taps + 4, step, 0, first, mask);
   const ptq_epilogue_512 e = ptq_load_epilogue_512(c, panel, parameter, 4);
   for (int64_t i = 0; i < count; i++, y += pixel) {
-    const quad right = load_column(taps + 8, steps + 8, i, first, mask);
+    const quad right = load_column(taps + 8, step, i, first, mask);
     __m512i acc[4];
     start(c, p->bias + parameter, acc);
     accumulate(acc, left, w);
@@ -61,18 +61,18 @@ PTQ_AVX512 static void columns(const ptq_conv *c, const ptq_phase *p, const ptq_
       left = middle;
       middle = right;
     } else {
-      left = stride == 2 * apart ? right : load_column(taps, steps, i + 1, first, mask);
-      middle = load_column(taps + 4, steps + 4, i + 1, first, mask);
+      left = stride == 2 * apart ? right : load_column(taps, step, i + 1, first, mask);
+      middle = load_column(taps + 4, step, i + 1, first, mask);
     }
   }
 }
 
 PTQ_AVX512 void ptq_depthwise_avx512vnni(const ptq_conv *c, const ptq_phase *p,
                                          const ptq_panel *panel, const uint8_t *const *taps,
-                                         const int64_t *steps, int32_t count, uint8_t *y,
+                                         int64_t step, int32_t count, uint8_t *y,
                                          const uint8_t *r) {
   if (c->columns) {
-    columns(c, p, panel, taps, steps, count, y, r);
+    columns(c, p, panel, taps, step, count, y, r);
     return;
   }
   const int64_t pixel = c->out_channels * (int64_t)c->out_element;
@@ -85,7 +85,7 @@ PTQ_AVX512 void ptq_depthwise_avx512vnni(const ptq_conv *c, const ptq_phase *p,
     for (int32_t t = 0; t < p->taps; t += 4, w += 256) {
       for (int32_t j = 0; j < 4; j++) { /* missing taps have zero weights: any pixel will do */
         int32_t tap = t + j < p->taps ? t + j : t;
-        x[j] = _mm512_maskz_loadu_epi8(mask, taps[tap] + i * steps[tap] + panel->first);
+        x[j] = _mm512_maskz_loadu_epi8(mask, taps[tap] + i * step + panel->first);
       }
       accumulate(acc, interleave(x[0], x[1], x[2], x[3]), w);
     }

@@ -86,10 +86,9 @@ static void multiply(const state *s, const uint8_t *a, const uint8_t *b, uint8_t
   for (int64_t m = 0; m < s->m; m += c->block_rows) {
     int32_t count = (int32_t)ptq_min(c->block_rows, s->m - m);
     for (int32_t i = 0; i < count; i++) rows[i] = a + (m + i) * s->k;
-    for (int32_t p = 0; p < c->panel_count; p++) {
-      for (int32_t i = 0; i < count; i++) to[i] = (uint8_t *)(sums + i * s->n + c->panels[p].first);
+    for (int32_t i = 0; i < count; i++) to[i] = (uint8_t *)(sums + i * s->n);
+    for (int32_t p = 0; p < c->panel_count; p++)
       c->kernel(c, &phase, &c->panels[p], 0, rows, count, to, none);
-    }
     for (int32_t i = 0; i < count; i++)
       store(s, rows[i], sums + i * s->n, y + (size_t)((m + i) * s->n) * element);
   }
@@ -111,6 +110,8 @@ static void release(void *block) {
   free(s->conv.panels);
   free(s->conv.real);
   free(s->conv.multiplier);
+  free(s->phase.runs);
+  free(s->phase.places);
   free(s);
 }
 
@@ -174,6 +175,8 @@ ptq_status ptq_prepare_matmul(const ptq_build *build, ptq_node *node) {
   c->multiplier = ptq_alloc((size_t)c->group_parameters * sizeof *c->multiplier);
   if (!c->real || !c->multiplier) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
   s->phase.taps = 1;
+  if (c->short_sums) status = ptq_conv_runs(build, c, &s->phase);
+  if (status != PTQ_OK) return status;
   s->rows_bytes = ptq_round_up((size_t)(c->block_rows * s->n) * 4, PTQ_ALIGN);
   s->weights_bytes = ptq_round_up((size_t)c->group_weights, PTQ_ALIGN);
   s->bias_bytes = (size_t)c->group_parameters * 4;

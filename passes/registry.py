@@ -25,6 +25,7 @@ BUILTIN = {
     "islands": ".islands:Islands",
     "zero-filter": ".zero_filter:ZeroFilter",
     "saturate": ".saturate:Saturate",
+    "tune": ".tune:Tune",
     "sensitivity": ".sensitivity:Sensitivity",
     "variance": ".variance:Variance",
     "bias": ".bias:Bias",

@@ -25,7 +25,7 @@ from ..files import write_text
 
 TEST = 1
 """The model zoo's stream of samples that score; calibration has 0."""
-SLOW = {"brain_unet3d": 12}
+SLOW = {"brain_unet3d": 12, "handtrack_ssd_mobilenet_v2": 2}
 """Models of seconds per sample get so many times fewer samples."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..ir import Node, Value
 from .lowering import Lowering
-from .model import Array
+from .model import Array, Type
 from .values import Abstract, Const, ConstGrid, Declined, Grid
 
 Handler = Callable[[Lowering, Node], list[Abstract]]
@@ -32,6 +32,14 @@ def grid_of(low: Lowering, value: Value | None) -> Grid:
     if found.table is not None:
         raise Declined("an operand is not rounded to a grid")
     return found
+
+
+def bytes_of(low: Lowering, value: Value | None) -> Grid:
+    """The same for kernels that have 8 bits only."""
+    grid = grid_of(low, value)
+    if grid.stored.dtype not in (Type.U8, Type.S8):
+        raise Declined("an operand has more than 8 bits")
+    return grid
 
 
 def constant_of(low: Lowering, node: Node, slot: int) -> Array | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ir import DType, Node, Value
-from .handlers import constant_of, grid_of, handles
+from .handlers import bytes_of, constant_of, grid_of, handles
 from .lowering import Lowering, channels_last, plain
 from .model import ABSENT, Array, Kind, Type
 from .values import (
@@ -350,8 +350,8 @@ def matmul(low: Lowering, node: Node) -> list[Abstract]:
         n, k = w.integers.shape
         weights = Weights(w.integers.reshape(n, 1, k), w.scale, w.zero_point, None)
         return [dense(low, a, weights, (*static(a.stored)[:-1], n))]
-    b = grid_of(low, node.inputs[1])
-    return [_activations(low, a, b)]
+    pair = [bytes_of(low, value) for value in node.inputs]
+    return [_activations(low, *pair)]
 
 
 def _activations(low: Lowering, a: Grid, b: Grid) -> Pending:
@@ -364,6 +364,8 @@ def _activations(low: Lowering, a: Grid, b: Grid) -> Pending:
             raise Declined("batches that are neither equal nor 1")
 
     def emit(target: Target | None) -> Stored:
+        if target is not None and target.dtype == Type.S16:
+            raise Declined("a product of more than 8 bits")
         stage = low.stage([a.stored, b.stored])
         ids = []
         for grid in (a, b):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir import Node
-from .handlers import constant_of, grid_of, handles
+from .handlers import bytes_of, constant_of, handles
 from .lower_conv import Window, window_of
 from .lowering import Lowering, channels_last, plain
 from .model import Array, Kind, Type
@@ -86,7 +86,7 @@ def max_pool(low: Lowering, node: Node) -> list[Abstract]:
 @handles("AveragePool")
 def average_pool(low: Lowering, node: Node) -> list[Abstract]:
     """Sums and one rounding."""
-    x = grid_of(low, node.inputs[0])
+    x = bytes_of(low, node.inputs[0])
     shape = static(x.stored)
     rank = len(shape)
     if not 3 <= rank <= 5:
@@ -119,6 +119,8 @@ def _mean(low: Lowering, x: Grid, axes: Sequence[int], shape: tuple[int, ...]) -
     kept = [d for d in range(rank) if d not in axes]
 
     def emit(target: Target | None) -> Stored:
+        if target is not None and target.dtype == Type.S16:
+            raise Declined("a mean of more than 8 bits")
         stage = low.stage([x.stored])
         stored = x.stored
         if not _neighbours(stored.order, axes, dims):
@@ -151,7 +153,7 @@ def _neighbours(order: tuple[int, ...], axes: Sequence[int], dims: tuple[int, ..
 @handles("GlobalAveragePool")
 def global_average_pool(low: Lowering, node: Node) -> list[Abstract]:
     """The mean over all spatial dimensions."""
-    x = grid_of(low, node.inputs[0])
+    x = bytes_of(low, node.inputs[0])
     shape = static(x.stored)
     out = (*shape[:2], *[1] * (len(shape) - 2))
     return [_mean(low, x, range(2, len(shape)), out)]
@@ -160,7 +162,7 @@ def global_average_pool(low: Lowering, node: Node) -> list[Abstract]:
 @handles("ReduceMean")
 def reduce_mean(low: Lowering, node: Node) -> list[Abstract]:
     """Axes as attribute or as constant operand."""
-    x = grid_of(low, node.inputs[0])
+    x = bytes_of(low, node.inputs[0])
     shape = static(x.stored)
     given = constant_of(low, node, 1)
     axes = (
@@ -179,7 +181,7 @@ def reduce_mean(low: Lowering, node: Node) -> list[Abstract]:
 @handles("Softmax")
 def softmax(low: Lowering, node: Node) -> list[Abstract]:
     """Over one axis, which becomes the last in memory."""
-    x = grid_of(low, node.inputs[0])
+    x = bytes_of(low, node.inputs[0])
     shape = static(x.stored)
     rank = len(shape)
     axis = int(node.attrs.get("axis", -1 if low.graph.info.opset >= 13 else 1)) % rank
@@ -204,7 +206,7 @@ def softmax(low: Lowering, node: Node) -> list[Abstract]:
 @handles("ArgMax")
 def arg_max(low: Lowering, node: Node) -> list[Abstract]:
     """Of the integers, since a grid keeps their order."""
-    x = grid_of(low, node.inputs[0])
+    x = bytes_of(low, node.inputs[0])
     shape = static(x.stored)
     axis = int(node.attrs.get("axis", 0)) % len(shape)
     stage = low.stage([x.stored])
@@ -264,7 +266,7 @@ def resize(low: Lowering, node: Node) -> list[Abstract]:
         raise Declined("a Resize of chosen axes")
     if node.op == "Upsample" or low.graph.info.opset < 11:
         raise Declined("a Resize before opset 11")
-    x = grid_of(low, node.inputs[0])
+    x = bytes_of(low, node.inputs[0])
     shape = static(x.stored)
     rank = len(shape)
     scales, sizes = constant_of(low, node, 2), constant_of(low, node, 3)

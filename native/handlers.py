@@ -53,3 +53,10 @@ def constant_of(low: Lowering, node: Node, slot: int) -> Array | None:
     if isinstance(found, ConstGrid):
         return found.reals()
     raise Declined(f"operand {slot} is not a constant")
+
+
+def axis_of(axis: int, rank: int) -> int:
+    """A dimension counted from the front; `Declined` when there is none."""
+    if not -rank <= axis < rank:
+        raise Declined(f"axis {axis} of {rank} dimensions")
+    return axis % rank

@@ -39,6 +39,10 @@ def lower(graph: Graph) -> tuple[Lowering, list[Stored | Const]]:
             low.account(before, [*dict.fromkeys(waiting), title(node)], node.outputs)
         except Declined as reason:
             low.island(node, str(reason))
+        except (LookupError, TypeError, ValueError) as error:  # ONNX Runtime says what is wrong
+            low.island(node, f"it contradicts itself: {error}")
+        except MemoryError as error:
+            raise MemoryError(f"{node.label}: {error}") from None
     low.node = None
     outputs = [_output(low, value) for value in graph.outputs]
     for model in low.models.values():

@@ -123,6 +123,8 @@ def window_of(node: Node, kernel: Sequence[int], size: Sequence[int]) -> Window:
             end[d] = total - begin[d]
     elif auto == "VALID":
         begin, end = [0] * n, [0] * n
+    elif auto != "NOTSET":
+        raise Declined(f"padding by '{auto}'")
     return Window(int(node.attrs.get("group", 1)), strides, dilations, begin, end)
 
 
@@ -230,13 +232,16 @@ def conv_transpose(low: Lowering, node: Node) -> list[Abstract]:
     extra = list(node.attrs.get("output_padding", [0] * n))
     full = [(shape[2 + d] - 1) * strides[d] + (kernel[d] - 1) * dilations[d] + 1 for d in range(n)]
     auto = node.attrs.get("auto_pad", "NOTSET")
+    auto = auto.decode() if isinstance(auto, bytes) else auto
+    if auto not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
+        raise Declined(f"padding by '{auto}'")
     pads = list(node.attrs.get("pads", [0] * (2 * n)))
-    if "output_shape" in node.attrs or auto not in ("NOTSET", b"NOTSET", "VALID", b"VALID"):
+    if "output_shape" in node.attrs or auto.startswith("SAME"):
         sizes = list(
             node.attrs.get("output_shape", [s * t for s, t in zip(shape[2:], strides, strict=True)])
         )[-n:]
         total = [max(0, full[d] + extra[d] - sizes[d]) for d in range(n)]
-        lower = auto in ("SAME_LOWER", b"SAME_LOWER", "NOTSET", b"NOTSET")
+        lower = auto in ("SAME_LOWER", "NOTSET")
         begin = [t - t // 2 if lower else t // 2 for t in total]
     else:
         begin = pads[:n]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..ir import Node
-from .handlers import constant_of, handles
+from .handlers import axis_of, constant_of, handles
 from .lowering import Lowering, known_shape, plain
 from .model import NUMPY, Array, Kind, Type
 from .values import Abstract, Const, Declined, Grid, Pending, Raw, Stored, Target, static
@@ -83,12 +83,12 @@ def _shape_after(low: Lowering, node: Node, shape: tuple[int, ...]) -> tuple[int
         return tuple(rest if n == -1 else n for n in sizes)
     if node.op == "Unsqueeze" and wanted is not None:
         rank = len(shape) + len(wanted)
-        places = {a % rank for a in wanted}
+        places = {axis_of(a, rank) for a in wanted}
         rest_ = iter(shape)
         return tuple(1 if d in places else next(rest_) for d in range(rank))
     if wanted is None:
         return tuple(n for n in shape if n != 1)
-    dropped = {a % len(shape) for a in wanted}
+    dropped = {axis_of(a, len(shape)) for a in wanted}
     return tuple(n for d, n in enumerate(shape) if d not in dropped)
 
 
@@ -125,7 +125,7 @@ def slice_(low: Lowering, node: Node) -> list[Abstract]:
     starts, ends = constant_of(low, node, 1), constant_of(low, node, 2)
     assert starts is not None and ends is not None
     axes, steps = constant_of(low, node, 3), constant_of(low, node, 4)
-    where = range(len(starts)) if axes is None else [int(a) % len(shape) for a in axes]
+    where = range(len(starts)) if axes is None else [axis_of(int(a), len(shape)) for a in axes]
     picks = [slice(None)] * len(shape)
     for i, axis in enumerate(where):
         step = 1 if steps is None else int(steps[i])
@@ -147,7 +147,7 @@ def split(low: Lowering, node: Node) -> list[Abstract]:
     """Parts along one axis, equal unless told."""
     found = operand(low, node)
     shape = static(found.stored)
-    axis = int(node.attrs.get("axis", 0)) % len(shape)
+    axis = axis_of(int(node.attrs.get("axis", 0)), len(shape))
     given = constant_of(low, node, 1)
     sizes = list(node.attrs.get("split", [])) if given is None else [int(n) for n in given]
     if not sizes:
@@ -262,7 +262,7 @@ def gather_node(low: Lowering, node: Node) -> list[Abstract]:
     found = operand(low, node)
     stored = found.stored
     shape = static(stored)
-    axis = int(node.attrs.get("axis", 0)) % len(shape)
+    axis = axis_of(int(node.attrs.get("axis", 0)), len(shape))
     assert node.inputs[1] is not None
     index = low.values.get(node.inputs[1])
     stage = low.stage([stored])

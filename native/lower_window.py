@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir import Node
-from .handlers import bytes_of, constant_of, handles
+from .handlers import axis_of, bytes_of, constant_of, handles
 from .lower_conv import Window, window_of
 from .lowering import Lowering, channels_last, plain
 from .model import Array, Kind, Type
@@ -172,7 +172,7 @@ def reduce_mean(low: Lowering, node: Node) -> list[Abstract]:
         if node.attrs.get("noop_with_empty_axes", 0):
             raise Declined("no axes")
         axes = list(range(len(shape)))
-    chosen = {a % len(shape) for a in axes}
+    chosen = {axis_of(a, len(shape)) for a in axes}
     keep = node.attrs.get("keepdims", 1)
     out = tuple(1 if d in chosen else n for d, n in enumerate(shape) if keep or d not in chosen)
     return [_mean(low, x, sorted(chosen), out)]
@@ -184,7 +184,7 @@ def softmax(low: Lowering, node: Node) -> list[Abstract]:
     x = bytes_of(low, node.inputs[0])
     shape = static(x.stored)
     rank = len(shape)
-    axis = int(node.attrs.get("axis", -1 if low.graph.info.opset >= 13 else 1)) % rank
+    axis = axis_of(int(node.attrs.get("axis", -1 if low.graph.info.opset >= 13 else 1)), rank)
     flattens = low.graph.info.opset < 13 and axis != rank - 1
     if flattens and int(np.prod(shape[axis:], dtype=np.int64)) != shape[axis]:
         raise Declined("a Softmax over several dimensions")
@@ -208,7 +208,7 @@ def arg_max(low: Lowering, node: Node) -> list[Abstract]:
     """Of the integers, since a grid keeps their order."""
     x = bytes_of(low, node.inputs[0])
     shape = static(x.stored)
-    axis = int(node.attrs.get("axis", 0)) % len(shape)
+    axis = axis_of(int(node.attrs.get("axis", 0)), len(shape))
     stage = low.stage([x.stored])
     stored = low.arrange(x.stored, plain(len(shape)), stage)
     keep = node.attrs.get("keepdims", 1)
@@ -310,7 +310,7 @@ def concat(low: Lowering, node: Node) -> list[Abstract]:
         parts.append(found)
     shapes = [static(p.stored) for p in parts]
     rank = len(shapes[0])
-    axis = int(node.attrs["axis"]) % rank
+    axis = axis_of(int(node.attrs["axis"]), rank)
     out = [*shapes[0]]
     out[axis] = sum(s[axis] for s in shapes)
 

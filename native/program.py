@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..ir import DataError, DType, Graph, Value, load
+from ..ir import DataError, DType, Graph, ModelError, Value, load
 from ..ir.clone import extract
 from ..ir.evaluate import Runner
 from ..ir.target import Target, find_target
@@ -61,6 +61,7 @@ class _Island:
         self.nodes = tuple(title(node) for node in low.islands[stage])
         self.lock = threading.Lock()
         self.runner: Runner | None = None
+        self.names = [copy.name for copy in self.given]
         if all(copy.dtype is not None for copy in self.given):
             self._open([])
 
@@ -70,14 +71,17 @@ class _Island:
             if self.runner is None:
                 for copy, array in zip(self.given, given, strict=False):
                     copy.dtype = copy.dtype or DType.of(array)
-                self.runner = Runner(self.part, self.wanted, threads=self.threads)
+                try:
+                    self.runner = Runner(self.part, self.wanted, threads=self.threads)
+                except ModelError as error:
+                    raise ModelError(f"{self.label[:200]}: {error}") from None
+                del self.part, self.given, self.wanted  # the session has its own
             return self.runner
 
     def run(self, given: list[Array], times: list[OperatorTime] | None) -> list[Array]:
         start = time.perf_counter_ns()
         runner = self.runner or self._open(given)
-        names = [copy.name for copy in self.given]
-        found: list[Array] = runner.run(dict(zip(names, given, strict=True)))
+        found: list[Array] = runner.run(dict(zip(self.names, given, strict=True)))
         if times is not None:
             spent = time.perf_counter_ns() - start
             times.append(self._time(given, found, spent))
@@ -142,7 +146,8 @@ class Program:
 
     def __init__(self, graph: Graph, **options: Any) -> None:
         """Compile for the shapes the model declares; at the first run where it leaves some open."""
-        self._graph, self._options = graph, options
+        self._graph: Graph | None = graph
+        self._options = options
         self._lock = threading.Lock()
         self._plans: dict[tuple[tuple[int, ...], ...], _Plan] = {}
         self._inputs = [value for value in graph.inputs if value.const is None]
@@ -151,10 +156,12 @@ class Program:
         shapes = [known_shape(value) for value in self._inputs]
         if all(shape is not None for shape in shapes):
             self._plan(tuple(shape for shape in shapes if shape is not None))
+            self._graph = None  # no other shapes come: the packed weights are all that is needed
 
     def _plan(self, shapes: tuple[tuple[int, ...], ...]) -> _Plan:
         with self._lock:
             if shapes not in self._plans:
+                assert self._graph is not None
                 named = dict(zip(self.inputs, shapes, strict=True))
                 self._plans[shapes] = _Plan(specialize(self._graph, named), self._options)
             return self._plans[shapes]

@@ -199,6 +199,8 @@ ptq_status ptq_prepare_conv(const ptq_build *build, ptq_node *node) {
   node->kernel = ptq_conv_choose(build, c);
   status = ptq_conv_pack(build, node, c);
   if (status != PTQ_OK) return status;
+  node->state_bytes = (size_t)(c->phase_count * c->groups) *
+                      (size_t)(c->group_weights + 4 * c->group_parameters);
   for (int32_t i = 0; i < c->phase_count; i++)
     for (int32_t t = 0; t < c->phases[i].taps; t++)
       if (c->phases[i].place[t] >= 0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from onnxruntime.quantization import (
 from sessions import exact_session
 
 from ptq_opt import native
-from ptq_opt.ir import DataError
+from ptq_opt.ir import DataError, ModelError, load
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
 
@@ -293,3 +295,53 @@ def test_bad_inputs_are_named() -> None:
         program.run({"x": np.zeros((1, 4))})
     with pytest.raises(DataError, match=r"input 'x' is \[1, 5\], the model wants \[1, 4\]"):
         program.run({"x": np.zeros((1, 5), np.float32)})
+
+
+QDQ = """
+main (float[1,4,8,8] x) => (float y) <float s = {0.5}, uint8 z = {128}> {
+  q = QuantizeLinear(x, s, z)
+  d = DequantizeLinear(q, s, z)
+  BODY
+  p = QuantizeLinear(r, s, z)
+  y = DequantizeLinear(p, s, z)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        ('[n] r = AveragePool<kernel_shape=[3,3], auto_pad="SOME">(d)', ModelError, "AutoPad"),
+        ('[n] r = MaxPool<kernel_shape=[3,3], auto_pad="SOME">(d)', ModelError, "AutoPad"),
+        ("[n] r = Concat<axis=7>(d, d)", ModelError, "n"),
+        ("[n] r = Transpose<perm=[0,1,2]>(d)", ModelError, "n"),
+        ("[n] r = Nonsense(d)", ModelError, "Nonsense"),
+        ("[n] r = Expand(d, large)", MemoryError, "allocate"),
+    ],
+)
+def test_a_bad_operator_is_named(body: str, error: type[Exception], message: str) -> None:
+    model = parser.parse_model(HEADER + QDQ.replace("BODY", body))
+    if "large" in body:  # more than any machine can address
+        large = np.array([10**7, 10**7, 4, 8, 8])
+        model.graph.initializer.append(onnx.numpy_helper.from_array(large, "large"))
+    with pytest.raises(error, match=f"(?s)'n'.*{message}"):
+        native.compile(model).run({"x": np.zeros((1, 4, 8, 8), np.float32)})
+
+
+def test_weights_are_stored_once() -> None:
+    """Packed for the kernels; the graph that they came in is let go."""
+    model = parser.parse_model(
+        HEADER + "main (float[1,512] x) => (float[1,512] y) <float s = {0.5}, uint8 z = {128}> {"
+        "  q = QuantizeLinear(x, s, z)\n  d = DequantizeLinear(q, s, z)\n"
+        "  e = DequantizeLinear(w, s, zw)\n  y = MatMul(d, e)\n}"
+    )
+    weights = np.random.default_rng(0).integers(-127, 128, (512, 512)).astype(np.int8)
+    for name, array in (("w", weights), ("zw", np.array(0, np.int8))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    graph = load(model)
+    alive = weakref.ref(graph)
+    program = native.compile(graph)
+    del graph, model
+    gc.collect()
+    assert alive() is None
+    (kernel,) = program.kernels
+    assert weights.nbytes <= kernel.info.constant_bytes <= 1.1 * weights.nbytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -20,7 +21,7 @@ from .rescale import equalizing_factors, rescale
 SWEEPS = 50
 """Most rounds over all regions; one's factors depend on its neighbours'."""
 SETTLED = 1e-3
-"""A round that changes no factor by more than this share is the last."""
+"""A step that changes no factor by more than this share concerns no neighbour."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,22 @@ class Equalize(Pass):
         """Factors per id at which no region gains by another step."""
         factors = np.ones(len(channels.label))
         weights = {linear: linear.magnitudes for linear in channels.linears}
-        for _ in range(SWEEPS):
-            before = factors.copy()
-            for region in channels.regions:
-                made, read, place = weight_ranges(channels, region, weights, factors)
-                step = equalizing_factors(made, read, self.limit)[place]
-                factors[region.ids] = np.clip(
-                    factors[region.ids] * step, 1 / self.limit, self.limit
-                )
-            if np.abs(factors / before - 1).max(initial=0.0) <= SETTLED:
-                break
+        touching: dict[Linear, list[Region]] = defaultdict(list)
+        for region in channels.regions:
+            for linear in (*region.producers, *region.consumers):
+                touching[linear].append(region)
+        waiting = set(channels.regions)
+        for region in channels.regions * SWEEPS:
+            if region not in waiting:
+                continue
+            waiting.remove(region)
+            made, read, place = weight_ranges(channels, region, weights, factors)
+            old = factors[region.ids]
+            new = old * equalizing_factors(made, read, self.limit)[place]
+            factors[region.ids] = np.clip(new, 1 / self.limit, self.limit)
+            if np.abs(factors[region.ids] / old - 1).max() > SETTLED:
+                linears = (*region.producers, *region.consumers)
+                waiting.update(other for linear in linears for other in touching[linear])
         return factors
 
 

@@ -17,6 +17,7 @@ BUILTIN = {
     "fold-bn": ".fold_bn:FoldBatchNorm",
     "equalize": ".equalize:Equalize",
     "align": ".align:Align",
+    "smooth": ".smooth:Smooth",
     "calibrate": ".calibrate:Calibrate",
     "statistics": ".statistics:Statistics",
     "clip": ".clip:Clip",
@@ -39,7 +40,7 @@ DATA_FREE = (
 )
 """What --data-free runs instead of the default pipeline."""
 
-DEFAULT = "canonicalize,fold-bn,align,calibrate,plan,zero-filter,saturate,bias,quant,cleanup"
+DEFAULT = "canonicalize,fold-bn,align,smooth,calibrate,plan,zero-filter,saturate,bias,quant,cleanup"
 
 
 def third_party() -> dict[str, list[EntryPoint]]:

@@ -38,7 +38,7 @@ def time_conversions(target: Target, threads: int, runs: int) -> list[Timing]:
     for edge, each in zip(EDGES, events[1:], strict=True):
         size = CHANNELS * edge * edge
         for op, time in zip(CONVERSIONS, _shared_out(each), strict=True):
-            rows.append(Timing(f"{op} Conv", str(size), size, None, time))
+            rows.append(Timing(f"{op} image", str(size), size, None, time))
     return rows
 
 

@@ -116,11 +116,10 @@ def conversion_times(value: Value, target: Target) -> tuple[float, float]:
         "QuantizeLinear": target.costs.quantize,
         "DequantizeLinear": target.costs.dequantize,
     }
-    ends = [value.producer, *value.consumers]
-    image = value.rank == 4 and any(node is not None and node.is_op("Conv") for node in ends)
+    image = value.rank == 4  # engines keep them in layouts of their own
     quantize, dequantize = (
         found[0]
-        if (found := timings.find(op + " Conv" * image, str(size), size, integer=True))
+        if (found := timings.find(op + " image" * image, str(size), size, integer=True))
         else per_element * size * timings.pace(integer=True)
         for op, per_element in rough.items()
     )

@@ -35,7 +35,7 @@ class Measure(Pass):
     target's engine. What the engine fuses counts as one operator, the one that does the work.
 
     Attributes:
-        runs: of each model; the mean of the faster half counts.
+        runs: of each model; the mean of the fastest quarter counts.
         threads: of each session; 0 for one per core.
     """
 

@@ -24,6 +24,7 @@ BUILTIN = {
     "plan": ".plan:Plan",
     "measure": ".measure:Measure",
     "islands": ".islands:Islands",
+    "bits": ".bits:Bits",
     "zero-filter": ".zero_filter:ZeroFilter",
     "saturate": ".saturate:Saturate",
     "tune": ".tune:Tune",

@@ -192,7 +192,8 @@ def quantize(
             none = Fidelity(missing="there are no samples")
             report.fidelity = reference.compare(graph) if reference else none
     report.decisions = [Decision(**entry) for entry in context.results.get("plan", ())]
-    report.sensitivity = context.results.get("sensitivity", {})
+    for topic in ("sensitivity", "islands", "bits"):
+        setattr(report, topic, context.results.get(topic, {}))
     report.conversions = conversions(graph)
     report.weight_bytes, report.nodes = (size, weight_bytes(graph)), (nodes, len(graph))
     report.warnings = _warnings(report, graph, context.exclude, made_up=data is None)

@@ -20,6 +20,8 @@ WORST = 5
 """How many of the layers that lose most precision are shown."""
 MANY = 8
 """How many operators that are in float by choice are listed."""
+BAR = 40
+"""Columns of the longest bar."""
 FEW = 4
 """Up to so many operators are named one by one."""
 POOR_DB = 15.0
@@ -44,6 +46,7 @@ def body(report: Report, layers: int = WORST) -> RenderableType:
         *_outputs(report),
         *_layers(report, layers),
         *_sensitivity(report, layers),
+        *_front(report),
         *_passes(report),
     )
 
@@ -165,6 +168,25 @@ def _sensitivity(report: Report, count: int) -> Parts:
         table.add_row(escape(row["node"]), f"{error:.2e}", f"{row['share']:.1%}", f"{gained:.1%}")
     title = f"Error of each operator when it alone is quantized, {found['measure']}"
     yield from _section(title, table)
+
+
+def _front(report: Report) -> Parts:
+    """The Pareto front of `bits` as bars."""
+    found = report.bits
+    if not found:
+        return
+    points, chosen = found["points"], found["chosen"]
+    best = max(point["sqnr_db"] for point in points if point["sqnr_db"] < MOST_DECIBEL)
+    step = max(len(points) // MANY, 1)
+    table = _table(found["paid_in"], "SQNR", "", right=1)
+    for k, point in enumerate(points):
+        if k % step and k not in (chosen, len(points) - 1):
+            continue
+        bar = "#" * max(round(BAR * min(point["sqnr_db"], best) / best), 0)
+        mark = " chosen" if k == chosen else ""
+        share = f"{point['amount'] / found['in_float']:.1%}"
+        table.add_row(share, _db(point["sqnr_db"]), bar + mark)
+    yield from _section(f"Least noise for the {found['paid_in']}, predicted", table)
 
 
 def _passes(report: Report) -> Parts:

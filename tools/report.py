@@ -145,6 +145,8 @@ class Report:
         decisions: operator by operator.
         fidelity: how near the result is to the source model.
         sensitivity: errors of single operators, where the pass of this name ran.
+        islands: predicted and measured times, where the pass of this name ran.
+        bits: the Pareto front, where the pass of this name ran.
         conversions: what is left between float and integers.
         weight_bytes: size of all constants before and after.
         nodes: operators before and after.
@@ -163,6 +165,8 @@ class Report:
     decisions: list[Decision] = field(default_factory=list)
     fidelity: Fidelity = field(default_factory=Fidelity)
     sensitivity: dict[str, Any] = field(default_factory=dict)
+    islands: dict[str, Any] = field(default_factory=dict)
+    bits: dict[str, Any] = field(default_factory=dict)
     conversions: Conversions = field(default_factory=Conversions)
     weight_bytes: tuple[int, int] = (0, 0)
     nodes: tuple[int, int] = (0, 0)

@@ -84,12 +84,15 @@ def test_an_operator_without_a_kernel_takes_for_ever() -> None:
     assert unit_times(erf, target) == Times(90.0, np.inf, "measured")
 
 
-def test_conversions_of_images_between_convolutions_have_times_of_their_own() -> None:
+def test_conversions_of_images_have_times_of_their_own() -> None:
     rows = [
         Timing("QuantizeLinear", "2048", 2048, None, 10.0),
-        Timing("QuantizeLinear Conv", "2048", 2048, None, 30.0),
+        Timing("QuantizeLinear image", "2048", 2048, None, 30.0),
     ]
-    conv, relu = unit("y = Conv (x, w)", w=noise(4, 8, 1, 1)), unit("y = Relu (x)")
+    conv, relu = (
+        unit("y = Conv (x, w)", w=noise(4, 8, 1, 1)),
+        unit("y = Relu (x)", "float[8,256] x"),
+    )
     estimated = 0.25 * 2048 * 3.0
     assert conversion_times(conv.node.inputs[0], timed(*rows)) == (30.0, estimated)
     assert conversion_times(relu.node.inputs[0], timed(*rows)) == (10.0, estimated)

@@ -42,7 +42,7 @@ def test_every_operator_gets_its_times() -> None:
     assert erf.in_integers is None, "there is no kernel"
     for op in ("QuantizeLinear", "DequantizeLinear"):
         assert all(rows[op, str(size)].in_integers for size in SIZES)
-        assert all(rows[f"{op} Conv", str(32 * edge**2)].in_integers for edge in EDGES)
+        assert all(rows[f"{op} image", str(32 * edge**2)].in_integers for edge in EDGES)
     assert [node.precision for node in graph] == [None] * 5, "the graph stays as it is"
     assert [note[:8] for note in context.report.notes] == ["in float", "in integ"]
 

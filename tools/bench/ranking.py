@@ -1,0 +1,129 @@
+"""``python -m ptq_opt.tools.bench.ranking``: does predicted latency rank placements as measured?
+
+For every model: operators and conversions are timed, then placements between all in integers and
+all in float are predicted, and timed as whole models in the same engine.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import click
+import numpy as np
+
+from ...ir import Graph, load
+from ...ir.engines import latencies
+from ...ir.samples import open_samples
+from ...ir.target import Target, find_target
+from ...passes import Context, Pipeline
+from ...passes.deployed import deployed
+from ...passes.measure import Measure
+from ...passes.place import places
+from ...passes.placement import solve
+from ...passes.plan import annotate, candidates, clear
+from .cases import Case, find_cases
+
+ENOUGH = 0.9
+SEED = 0
+
+
+@dataclass
+class Ranking:
+    """Predicted and measured milliseconds of the placements of one model.
+
+    Attributes:
+        model: its name.
+        correlation: of the ranks (Spearman).
+        predicted, measured: one entry per placement: the cut, all in integers, all in float, then
+            cuts for random losses and prices.
+    """
+
+    model: str
+    correlation: float
+    predicted: list[float]
+    measured: list[float]
+
+
+def spearman(a: list[float], b: list[float]) -> float:
+    """Correlation of ranks."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(a, b).statistic)
+
+
+def rank(graph: Graph, context: Context, count: int, seconds: float) -> tuple[list[float], ...]:
+    """Predicted and measured milliseconds of different placements of a calibrated graph."""
+    target = context.target
+    units, spans = candidates(graph, context)
+    found = places(units, graph, target)
+    problem, rng = found.problem, np.random.default_rng(SEED)
+    choices = {tuple(solve(problem)), tuple(found.most), tuple(found.least)}
+    typical = problem.cost(found.least) / max(len(units), 1)
+    for _ in range(20 * count):
+        if len(choices) >= count:
+            break
+        losses = [0.0 if rng.random() < 0.5 else float(rng.exponential()) for _ in units]
+        problem.loss = [*losses, 0.0]
+        choices.add(tuple(solve(problem, price=float(rng.exponential()) * typical)))
+    ordered = sorted(choices)
+    graphs = {}
+    for k, choice in enumerate(ordered):
+        clear(graph)
+        for unit, integer in zip(units, choice, strict=False):
+            unit.integer = integer
+        annotate(units, spans, target)
+        graphs[str(k)] = deployed(graph, target)
+    assert context.samples is not None
+    feeds = next(iter(context.samples))
+    taken = latencies(target.engine, graphs, feeds, threads=1, seconds=seconds)
+    return [problem.cost(c) / 1e6 for c in ordered], [time / 1e6 for time in taken.values()]
+
+
+def measure(case: Case, target: Target, count: int, seconds: float) -> Ranking:
+    """Rank placements of one model."""
+    graph = load(case.model)
+    context = Context(target, samples=open_samples(str(case.calibration), graph.inputs, 2))
+    Pipeline(["calibrate{method=min-max}", Measure()]).run(graph, context)
+    assert context.timings is not None
+    context.target = replace(target, timings=context.timings)
+    predicted, measured = rank(graph, context, count, seconds)
+    return Ranking(case.name, spearman(predicted, measured), predicted, measured)
+
+
+@click.command()
+@click.option("--zoo", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--models", default="", metavar="REGEX")
+@click.option("--target", default="ort-cpu", show_default=True)
+@click.option("--placements", default=12, show_default=True, help="Of each model.")
+@click.option("--seconds", default=20.0, show_default=True, help="Timing of one model.")
+@click.option("--cache", type=click.Path(file_okay=False, path_type=Path),
+              default=Path("build/bench"), show_default=True)  # fmt: skip
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+def main(
+    zoo: Path | None,
+    models: str,
+    target: str,
+    placements: int,
+    seconds: float,
+    cache: Path,
+    json_file: Path | None,
+) -> None:
+    """Correlate predicted and measured latency of placements, model by model."""
+    cache.mkdir(parents=True, exist_ok=True)
+    rows: list[Ranking] = []
+    for case in find_cases(zoo, cache.resolve(), models):
+        found = measure(case, find_target(target), placements, seconds)
+        rows.append(found)
+        near = "" if found.correlation >= ENOUGH else f"  below {ENOUGH}"
+        click.echo(
+            f"{case.kind}/{case.name}: {found.correlation:.3f} over {len(found.measured)} "
+            f"placements, {min(found.measured):.2f} to {max(found.measured):.2f} ms{near}"
+        )
+        if json_file is not None:
+            json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+
+
+if __name__ == "__main__":
+    main()

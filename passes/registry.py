@@ -16,6 +16,7 @@ BUILTIN = {
     "canonicalize": ".canonicalize:Canonicalize",
     "fold-bn": ".fold_bn:FoldBatchNorm",
     "equalize": ".equalize:Equalize",
+    "absorb-bias": ".absorb_bias:AbsorbBias",
     "split-outliers": ".split_outliers:SplitOutliers",
     "align": ".align:Align",
     "smooth": ".smooth:Smooth",

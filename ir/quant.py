@@ -60,7 +60,7 @@ class QuantInfo:
         scale, zero = self.scale.astype(np.float64), self.zero_point.astype(np.float64)
         return (low - zero) * scale, (high - zero) * scale
 
-    def _spread(self, values: Array, shape: tuple[int, ...]) -> Array:
+    def spread(self, values: Array, shape: tuple[int, ...]) -> Array:
         """`values` (one per scale) in a shape that broadcasts against a tensor of `shape`."""
         if self.axis is None or values.ndim == 0:
             return values
@@ -72,8 +72,8 @@ class QuantInfo:
 
     def quantize(self, real: Array) -> Array:
         """Integers (int32) nearest to `real`, saturated; shape kept."""
-        scale = self._spread(self.scale.astype(np.float32), real.shape)
-        zero = self._spread(self.zero_point.astype(np.float32), real.shape)
+        scale = self.spread(self.scale.astype(np.float32), real.shape)
+        zero = self.spread(self.zero_point.astype(np.float32), real.shape)
         low, high = self.limits
         steps = np.rint(np.asarray(real, np.float32) / scale) + zero
         integers: Array = np.clip(steps, low, high).astype(np.int32)
@@ -85,8 +85,8 @@ class QuantInfo:
 
     def dequantize(self, integers: Array) -> Array:
         """Reals (float32) that the integers stand for."""
-        zero = self._spread(self.zero_point.astype(np.int32), integers.shape)
-        scale = self._spread(self.scale.astype(np.float32), integers.shape)
+        zero = self.spread(self.zero_point.astype(np.int32), integers.shape)
+        scale = self.spread(self.scale.astype(np.float32), integers.shape)
         reals: Array = (integers.astype(np.int32) - zero).astype(np.float32) * scale
         return reals
 

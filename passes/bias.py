@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from ..ir import Graph, Value, grid
+from ..ir import Graph, QuantInfo, Value, grid
 from ..ir.clone import clone
 from ..ir.evaluate import Runner, reduce
 from ..ir.samples import Samples
@@ -76,6 +76,9 @@ class Bias(Pass):
         stored = any(layer.weights.quant is not None for layer in layers)
         if not stored and not (layers and any(node.precision == "int8" for node in graph)):
             report.note("no layer is quantized: nothing to correct")
+            return
+        if context.results.get("round", {}).get("kept"):
+            report.note("round has taken the mean errors into the biases: nothing to correct")
             return
         if self.mode == "analytic" and context.samples is None:
             shifts = fast(layers, analytic_means(graph, layers, context))
@@ -261,15 +264,31 @@ def add_to_biases(
         new, moved = settle(layer, shift, target)
         if not moved.any():
             continue
-        old = layer.bias
-        fresh = graph.constant(new, old.name if old else f"{layer.output.name}_bias")
-        if old is not None and old.quant is not None:
-            rule = target.activations
-            assert rule is not None
-            fresh.quant = grid(new.min(), new.max(), rule.dtype, symmetric=rule.symmetric)
-        graph.set_input(layer.adder, layer.slot, fresh)
+        set_bias(graph, layer, new, target)
         changed += 1
     return changed
+
+
+def set_bias(graph: Graph, layer: Layer, new: Array, target: Target) -> Array:
+    """Give `layer` a bias of its own, one number per channel; returns what is deployed of it."""
+    old = layer.bias
+    shaped = new.astype(np.float32).reshape(-1 if old is None else old.numpy().shape)
+    fresh = graph.constant(shaped, old.name if old else f"{layer.output.name}_bias")
+    stored = accumulator(layer, target)
+    if old is not None and old.quant is not None:
+        rule = target.activations
+        assert rule is not None
+        fresh.quant = grid(new.min(), new.max(), rule.dtype, symmetric=rule.symmetric)
+        stored = fresh.quant
+    graph.set_input(layer.adder, layer.slot, fresh)
+    return shaped if stored is None else stored.fake(shaped)
+
+
+def accumulator(layer: Layer, target: Target) -> QuantInfo | None:
+    """The grid that a layer's bias is stored on, None where it stays in float."""
+    if layer.node.precision != "int8" or layer.adder is not layer.node:
+        return None
+    return bias_grid(layer.data.quant, layer.weights.quant, target.bias)
 
 
 def settle(layer: Layer, shift: Array, target: Target) -> tuple[Array, Array]:
@@ -281,9 +300,7 @@ def settle(layer: Layer, shift: Array, target: Target) -> tuple[Array, Array]:
     """
     bias = layer.bias
     old = np.zeros(layer.channels, np.float32) if bias is None else bias.numpy()
-    data, weights = layer.data.quant, layer.weights.quant
-    inside = layer.node.precision == "int8" and layer.adder is layer.node
-    info = bias_grid(data, weights, target.bias) if inside else None
+    info = accumulator(layer, target)
     if info is None:
         return (old + shift).astype(np.float32), shift
     low, high = info.range

@@ -64,11 +64,7 @@ class Layer:
     @property
     def clamp(self) -> Clamp | None:
         """The Relu or Clip that alone reads `output`."""
-        reader = single_reader(self.output)
-        limits = clamp_limits(reader) if reader and reader.input(0) is self.output else None
-        if reader is None or limits is None or not np.isfinite(limits).any():
-            return None
-        return Clamp(reader.output, *limits) if reader.output.rank == self.output.rank else None
+        return clamp_behind(self.output)
 
     @property
     def axis(self) -> int:
@@ -119,6 +115,15 @@ class Layer:
             return _per_group("sgi,goi->sgo", inputs, matrix)
         steps = float(np.prod(node.attrs.get("strides", [1])))
         return _per_group("sgi,gio->sgo", inputs, matrix) / steps
+
+
+def clamp_behind(value: Value) -> Clamp | None:
+    """The Relu or Clip that alone reads `value`."""
+    reader = single_reader(value)
+    limits = clamp_limits(reader) if reader and reader.input(0) is value else None
+    if reader is None or limits is None or not np.isfinite(limits).any():
+        return None
+    return Clamp(reader.output, *limits) if reader.output.rank == value.rank else None
 
 
 def find_layers(graph: Graph, report: Report) -> list[Layer]:

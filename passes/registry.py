@@ -32,6 +32,7 @@ BUILTIN = {
     "tune": ".tune:Tune",
     "sensitivity": ".sensitivity:Sensitivity",
     "variance": ".variance:Variance",
+    "round": ".round:Round",
     "bias": ".bias:Bias",
     "quant": ".quant:Quantize",
     "cleanup": ".cleanup:Cleanup",

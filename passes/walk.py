@@ -9,8 +9,9 @@ up to a budget and in temporary files beyond it.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +74,91 @@ def walk(
         budget: bytes of activations held in memory, the rest is in temporary files.
         advance: told how many samples went through a segment.
     """
-    segments, inputs = cut(graph, [stop.value for stop in stops])
-    with tempfile.TemporaryDirectory(prefix="ptq_opt_walk_") as folder:
-        store = Store(budget, Path(folder))
-        count = store.fill(inputs, samples)
-        for number, (stop, segment) in enumerate(zip(stops, segments, strict=True)):
-            shift = correct(number, *_run(graph, stop, segment, store, count))
+    ends = [stop.clamp.result if stop.clamp else stop.value for stop in stops]
+    with Walker(graph, [stop.value for stop in stops], samples, budget) as walker:
+        for number, (stop, measured) in enumerate(zip(stops, ends, strict=True)):
+            found = walker.visit(number, partial(_means, stop=stop), measured)
+            means = np.stack([np.asarray(row, np.float64) for row in found], axis=1)
+            passed = means[1] if stop.clamp else np.ones_like(means[0])
+            shift = correct(number, means[0], passed)
             shape = np.ones(stop.value.rank or 1, np.int64)
             shape[stop.axis] = -1
-            store.shifts[stop.value] = shift.astype(np.float32).reshape(shape)
-            for value in segment.frees:
-                store.drop(value, count)
-            advance(count)
+            walker.store.shifts[stop.value] = shift.astype(np.float32).reshape(shape)
+            advance(walker.count)
+
+
+def _means(part: Graph, seen: Value, stop: Stop) -> list[Value]:
+    """The means of a stop's channels and, with a clamp, of what it passes on."""
+    seen.dtype, seen.shape = stop.value.dtype, stop.value.shape
+    fetch = [reduce(part, seen, "ReduceMean", stop.axis)]
+    if stop.clamp:
+        fetch.append(reduce(part, _passed(part, seen, stop.clamp), "ReduceMean", stop.axis))
+    return fetch
+
+
+class Walker:
+    """A graph that is run part by part, for all samples up to one value, then up to the next.
+
+    What is not run yet may be edited: the parts are copied when they run.
+
+    Attributes:
+        store: what later parts read.
+        count: how many samples there are.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        stops: Sequence[Value],
+        samples: Iterable[dict[str, Array]],
+        budget: int = BUDGET,
+    ) -> None:
+        """Cut `graph` in front of `stops`, which are in topological order, and read the samples."""
+        self.graph = graph
+        self.segments, inputs = cut(graph, stops)
+        self._stops = stops
+        self._folder = tempfile.TemporaryDirectory(prefix="ptq_opt_walk_")
+        self.store = Store(budget, Path(self._folder.name))
+        self.count = 0
+        for feeds in samples:
+            for value in inputs:
+                given = feeds.get(value.name)
+                self.store.put(value, self.count, value.numpy() if given is None else given)
+            self.count += 1
+
+    def __enter__(self) -> Walker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def visit(
+        self,
+        number: int,
+        measure: Callable[[Graph, Value], list[Value]] = lambda _, seen: [seen],
+        measured: Value | None = None,
+    ) -> Iterator[list[Array]]:
+        """Run the part in front of stop `number`; yields what is measured, sample by sample.
+
+        Args:
+            number: of the stop; each is visited once, in order.
+            measure: given a copy of the part and in it the stop, returns what to fetch.
+            measured: another value of the part to give to `measure`.
+        """
+        segment = self.segments[number]
+        seen = measured or self._stops[number]
+        part, where = opened(self.graph, segment.reads, [seen, *segment.keeps], self.store)
+        fold_weights(part)
+        fetch = measure(part, where[seen])
+        runner = Runner(part, [*fetch, *(where[value] for value in segment.keeps)])
+        for sample in range(self.count):
+            feeds = {where[value].name: self.store.get(value, sample) for value in segment.reads}
+            found = runner.run(feeds)
+            for value, array in zip(segment.keeps, found[len(fetch) :], strict=True):
+                self.store.put(value, sample, array)
+            yield found[: len(fetch)]
+        for value in segment.frees:
+            self.store.drop(value, self.count)
 
 
 def cut(graph: Graph, stops: Sequence[Value]) -> tuple[list[Segment], list[Value]]:
@@ -125,30 +199,6 @@ def _reads(stops: Sequence[Value], home: dict[Node, int]) -> Iterable[list[Value
                 home[producer] = k
             stack.extend(v for _, v in producer.operands())
         yield list(reads)
-
-
-def _run(
-    graph: Graph, stop: Stop, segment: Segment, store: Store, count: int
-) -> tuple[Array, Array]:
-    """Run a segment for all samples: the means of a stop and what its clamp passes on."""
-    measured = stop.clamp.result if stop.clamp else stop.value
-    part, where = opened(graph, segment.reads, [measured, *segment.keeps], store)
-    fold_weights(part)
-    seen = where[measured]
-    seen.dtype, seen.shape = stop.value.dtype, stop.value.shape
-    fetch = [reduce(part, seen, "ReduceMean", stop.axis)]
-    if stop.clamp:
-        fetch.append(reduce(part, _passed(part, seen, stop.clamp), "ReduceMean", stop.axis))
-    runner = Runner(part, [*fetch, *(where[value] for value in segment.keeps)])
-    means = []
-    for sample in range(count):
-        feeds = {where[value].name: store.get(value, sample) for value in segment.reads}
-        found = runner.run(feeds)
-        means.append(np.asarray(found[: len(fetch)], np.float64))
-        for value, array in zip(segment.keeps, found[len(fetch) :], strict=True):
-            store.put(value, sample, array)
-    stacked = np.stack(means, axis=1)
-    return stacked[0], stacked[1] if stop.clamp else np.ones_like(stacked[0])
 
 
 def opened(

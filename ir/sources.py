@@ -223,16 +223,23 @@ def read_protos(folder: Path) -> Any:
 
 
 def call(reference: str) -> Any:
-    """What the function named by "module:function" returns; modules of the current folder count."""
+    """What the function named by "module:function" returns."""
+    return named(reference, "calibration data")()
+
+
+def named(reference: str, what: str) -> Any:
+    """The function named by "module:function"; modules of the current folder count.
+
+    Raises `DataError`, which says that it was to give `what`.
+    """
     module_name, _, function = reference.partition(":")
     sys.path.insert(0, "")
     try:
-        made = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError) as error:
-        raise DataError(f"cannot get calibration data from '{reference}': {error}") from None
+        return getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DataError(f"cannot get {what} from '{reference}': {error}") from None
     finally:
         sys.path.remove("")
-    return made()
 
 
 def stream(data: Iterable[Any]) -> Iterator[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -113,6 +113,7 @@ class Context:
         progress: shows the advance of long steps.
         report: of the pass that is running.
         results: findings by topic that a pass leaves for the end report (JSON-ready).
+        placement: whether each unit runs in integers, where a search decided; else `plan` does.
         exclude: nodes to leave in float, see `selects`.
     """
 
@@ -127,6 +128,7 @@ class Context:
     progress: Progress = no_progress
     report: Report = field(default_factory=lambda: Report(""))
     results: dict[str, Any] = field(default_factory=dict)
+    placement: Sequence[bool] | None = None
     exclude: tuple[str, ...] = ()
 
     def need_samples(self, who: str) -> Samples:

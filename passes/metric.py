@@ -50,3 +50,7 @@ class Metric:
     def drop(self, baseline: float, score: float) -> float:
         """How much worse `score` is than `baseline`, in the metric's own unit."""
         return score - baseline if self.lower_is_better else baseline - score
+
+    def dropped(self, baseline: float, drop: float) -> float:
+        """The score that is worse than `baseline` by `drop`."""
+        return baseline + drop if self.lower_is_better else baseline - drop

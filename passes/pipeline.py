@@ -84,6 +84,17 @@ class Pipeline:
             append(provider("clean")(), True, ())
         return steps
 
+    def tail(self, fact: str) -> tuple[list[Pass], tuple[str, ...]]:
+        """The passes from the first that establishes `fact`, and the facts that hold before it."""
+        passes = [step.run for step in self.resolve()]
+        facts = set(self.given)
+        for number, item in enumerate(passes):
+            if fact in item.establishes:
+                return passes[number:], tuple(sorted(facts))
+            facts.difference_update(item.invalidates)
+            facts.update(item.establishes)
+        return [], tuple(sorted(facts))
+
     @property
     def spec(self) -> str:
         """The resolved pipeline as text."""

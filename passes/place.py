@@ -78,7 +78,7 @@ class Places:
         other[number] = True
         links = [problem.links[k] for k in self.touching[number]]
         added = sum(link.cost(other) - link.cost(integer) for link in links)
-        loss = problem.loss[number]
+        loss = problem.added_loss(number, integer)
         saves = times.in_float - times.in_integers
         why: Why = "hurts" if loss > 0 and saves > added else "converts"
         return Explanation(why, saves / 1e3, added / 1e3, loss, times.source)

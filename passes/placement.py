@@ -116,6 +116,13 @@ class Problem:
         loss += sum(s.loss for s in self.shared if any(integer[k] for k in s.operators))
         return Placement(tuple(integer), self.cost(integer), loss)
 
+    def added_loss(self, operator: int, integer: Sequence[bool]) -> float:
+        """What an operator that a placement has in float would add to the loss in integers."""
+        others = (s for s in self.shared if operator in s.operators)
+        return self.loss[operator] + sum(
+            shared.loss for shared in others if not any(integer[k] for k in shared.operators)
+        )
+
 
 def solve(problem: Problem, price: float = 0.0) -> list[bool]:
     """The cheapest placement at `price` ns per unit of loss: True where an operator is integer.

@@ -17,6 +17,7 @@ from .base import Context, Pass
 from .grids import Groups, Span, demanded, group, spans_of_groups, weight_grid
 from .place import places, settle
 from .placement import solve
+from .price import price
 from .units import (
     Unit,
     data_inputs,
@@ -51,7 +52,9 @@ class Plan(Pass):
             return tell(weights_only(graph, context), graph, context)
         units, spans = candidates(graph, context)
         found = places(units, graph, context.target)
-        settle(found, solve(found.problem))
+        if context.losses is not None:
+            price(found.problem, units, graph, context.losses)
+        settle(found, context.placement or solve(found.problem))
         annotate(units, spans, context.target)
         tell(units, graph, context)
 

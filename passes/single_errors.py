@@ -23,10 +23,11 @@ from ..ir.samples import Samples
 from ..ir.target import Target
 from ..ir.tensor import Array
 from .base import PassError
+from .deployed import deployed
 from .judge import comparable
 from .measures import Measure, Tally
 from .metric import Metric
-from .quant import parameters, write_qdq
+from .quant import parameters
 from .units import Unit, data_inputs, find_units
 from .walk import BUDGET, Segment, Store, cut, opened
 
@@ -130,7 +131,7 @@ def single_errors(
     """
     hidden = out_of_reach(graph)
     sources = [source for source in find_sources(graph, target) if source.value not in hidden]
-    judge = _Judge(graph, target, samples, measure)
+    judge = Judge(graph, deployed(graph, target), samples, measure)
     together = judge.loss(judge.whole)
     with tempfile.TemporaryDirectory(prefix="ptq_opt_errors_") as folder:
         store = Store(BUDGET, Path(folder))
@@ -162,9 +163,7 @@ def scored_errors(graph: Graph, target: Target, metric: Metric) -> Errors:
     def drop(changed: Graph) -> Array:
         return np.array([metric.drop(baseline, metric.score(changed))])
 
-    deployed, _ = clone(graph)
-    write_qdq(deployed, target)
-    together = drop(deployed)
+    together = drop(deployed(graph, target))
     for source in sources:
         source.alone = drop(only(graph, source))
         source.gained = together - drop(without(graph, source, target))
@@ -175,7 +174,7 @@ Outputs = list[list[Array]]
 """Of every sample the outputs that can be compared."""
 
 
-class _Judge:
+class Judge:
     """Compares outputs with the float model's: those that are reals and keep their shape.
 
     Attributes:
@@ -183,12 +182,11 @@ class _Judge:
         real, whole: what they are in float, and when all is quantized.
     """
 
-    def __init__(self, graph: Graph, target: Target, samples: Samples, measure: Measure) -> None:
+    def __init__(self, graph: Graph, deployed: Graph, samples: Samples, measure: Measure) -> None:
+        """Run both graphs; `PassError` when no output can be compared."""
         hidden = out_of_reach(graph)
         self._measure, self._samples = measure, samples
         self._shown = [k for k, value in enumerate(graph.outputs) if value not in hidden]
-        deployed, _ = clone(graph)
-        write_qdq(deployed, target)
         real, whole = self.run(graph), self.run(deployed)
         fit = [
             all(map(comparable, *columns))
@@ -271,11 +269,14 @@ def without(graph: Graph, source: Source, target: Target) -> Graph:
     for value in (source.value, *source.carried):
         where[value].quant = None
     if source.unit is not None:
-        for node in (where[source.unit.node.output].producer, result.producer):
-            assert node is not None
-            node.precision = "float"
-    write_qdq(copy, target)
-    return copy
+        node = where[source.unit.node.output].producer
+        assert node is not None and result.producer is not None
+        node.precision = result.producer.precision = "float"
+        for operand in node.inputs:
+            if operand is not None and operand.const is not None:
+                others = (reader.precision for reader in operand.consumers)
+                operand.quant = operand.quant if "int8" in others else None
+    return deployed(copy, target)
 
 
 def _with_rounded_constants(part: Graph, unit: Unit, where: Mapping) -> Value:

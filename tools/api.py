@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..ir import DataError, Graph, PtqError, UsageError, load, save
+from ..ir.clone import clone
 from ..ir.evaluate import THREADS
 from ..ir.samples import Samples, open_samples, random_samples
 from ..ir.target import DEFAULT as DEFAULT_TARGET
@@ -21,7 +22,10 @@ from ..ir.target import Target, find_target
 from ..ir.timings import read_timings
 from ..passes import Context, Instruments, Pass, Pipeline
 from ..passes.base import Progress, no_progress, selects
+from ..passes.hold import Attempt
+from ..passes.metric import Run
 from ..passes.registry import DATA_FREE, DEFAULT
+from .asked import Asked
 from .checks import check_exclude, check_source
 from .fidelity import Reference
 from .report import Decision, Fidelity, Report, conversions, weight_bytes
@@ -114,6 +118,10 @@ def quantize(
     samples: int = 300,
     data_free: bool = False,
     exclude: Sequence[str] = (),
+    metric: str | Callable[[Run], float] | None = None,
+    max_drop: float | None = None,
+    lower_is_better: bool = False,
+    min_sqnr: float | None = None,
     seed: int = 0,
     threads: int = 0,
     instruments: Instruments | None = None,
@@ -140,6 +148,12 @@ def quantize(
         data_free: use no samples, not even made-up ones: ranges and means follow from the
             model's BatchNormalization.
         exclude: nodes to keep in float: regular expressions searched in node names, or "op:TYPE".
+        metric: `function(run) -> float`, or "module:function", where `run(feeds)` gives the outputs
+            of a model: operators go back to float until its value is at most `max_drop` worse.
+        max_drop: in the metric's own unit; 0.01 when left out.
+        lower_is_better: the metric is an error.
+        min_sqnr: without a metric, the signal to noise ratio in dB that every output must have on
+            samples held back; 0 for none. Left out: 10 for the default pipeline, none for others.
         seed: of every random choice.
         threads: of one operator when samples are run; 0 for one per core.
         instruments: what to check and call around every pass.
@@ -150,7 +164,7 @@ def quantize(
     Raises:
         UsageError: an argument is wrong.
         ModelError: the model is damaged, quantized already, or cannot be run.
-        DataError: a sample does not fit the model.
+        DataError: a sample does not fit the model; the metric fails or cannot be held.
         PassError: a pass failed.
     """
     start = time.perf_counter()
@@ -165,8 +179,9 @@ def quantize(
     goal = find_target(target).storing(weights, activations)
     if costs is not None:
         goal = replace(goal, timings=read_timings(Path(costs)))
+    asked = Asked.of(metric, max_drop, lower_is_better, min_sqnr, pipeline)
     facts = {fact for step in pipeline.resolve() for fact in step.run.establishes}
-    context = Context(goal, seed=seed, progress=progress)
+    context = Context(goal, metric=asked.metric, seed=seed, progress=progress)
     context.exclude = (*exclude, *(f"^{re.escape(name)}$" for name in nodes_to_exclude))
     with progress("load", None):
         graph = load(model)
@@ -187,7 +202,19 @@ def quantize(
                 reference = _run_in_float(graph, found, made_up=data is None)
         elif data_free:
             report.data = "none, data-free"
-        report.passes = pipeline.run(graph, context, _remembering(instruments, reference))
+        drop, source = asked.goal(graph), clone(graph)[0]
+
+        def attempt(pipeline: Pipeline, graph: Graph) -> Attempt:
+            tools = _remembering(instruments, reference)
+            return Attempt.run(pipeline, graph, replace(context, results={}), tools)
+
+        made = attempt(pipeline, graph)
+        with progress("hold the accuracy", None):
+            judge = None if data is None else reference
+            made, report.accuracy = asked.hold(
+                made, drop, judge, lambda other: attempt(other, clone(source)[0])
+            )
+        graph, context, report.passes = made.graph, made.context, made.reports
         with progress("compare with float", None):
             none = Fidelity(missing="there are no samples")
             report.fidelity = reference.compare(graph) if reference else none

@@ -60,6 +60,10 @@ class Options:
     activations: str | None
     costs: Path | None
     samples: int
+    metric: str | None
+    max_drop: float | None
+    lower_is_better: bool
+    min_sqnr: float | None
     seed: int
     threads: int
     exclude: tuple[str, ...]
@@ -89,6 +93,10 @@ class Options:
         words += [f"--weights={self.weights}"] if self.weights else []
         words += [f"--activations={self.activations}"] if self.activations else []
         words += [f"--costs={self.costs}"] if self.costs else []
+        words += [f"--metric={self.metric}"] if self.metric else []
+        words += [f"--max-drop={self.max_drop:g}"] if self.max_drop is not None else []
+        words += ["--lower-is-better"] if self.lower_is_better else []
+        words += [f"--min-sqnr={self.min_sqnr:g}"] if self.min_sqnr is not None else []
         words += [f"--seed={self.seed}"] if self.seed else []
         words += [f"--threads={self.threads}"] if self.threads else []
         words += [f"--exclude={pattern}" for pattern in self.patterns]
@@ -174,6 +182,10 @@ class Command(click.Command):
     callback=configure,
     help="TOML or JSON file with options by these names; the command line has precedence.",
 )
+@click.option("--metric", metavar="MODULE:FUNCTION", help="function(run) -> float, to be kept.")
+@click.option("--max-drop", type=float, help="By how much the metric may drop; default 0.01.")
+@click.option("--lower-is-better", is_flag=True, help="The metric is an error.")
+@click.option("--min-sqnr", type=float, help="dB every output must have; 0: any. Default 10.")
 @click.option("--seed", default=0, help="Of every random choice.")
 @click.option("--threads", default=0, help="Of one operator; 0 for one per core.")
 @click.option(
@@ -247,6 +259,10 @@ def _quantize(options: Options, pipeline: Pipeline, output: Path) -> None:
             exclude=options.patterns,
             seed=options.seed,
             threads=options.threads,
+            metric=options.metric,
+            max_drop=options.max_drop,
+            lower_is_better=options.lower_is_better,
+            min_sqnr=options.min_sqnr,
             instruments=_instruments(options, pipeline, errors),
             progress=progress,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -27,6 +28,8 @@ ELEMENTS = 1 << 14
 """Elements of an inner tensor that are compared; larger ones are sampled."""
 OUTPUT_BYTES = 64 << 20
 """Outputs of the float model that are kept; no further sample is judged by when this is full."""
+ARRANGE = ("TopK", "NonMaxSuppression", "NonZero", "Unique", "ArgMax", "ArgMin")
+"""Operators whose result jumps when two scores change places."""
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -100,6 +103,8 @@ class Reference:
             for name, value in outputs.items()
             if value in hidden
         )
+        arranged = behind(graph, ARRANGE)
+        self._arranged = {name for name, value in outputs.items() if value in arranged}
         runner = Runner(graph, self._shown(graph))
         self._outputs: list[list[Array]] = []
         held = 0
@@ -133,23 +138,48 @@ class Reference:
             missing.append(str(error))
         return Fidelity(len(self._outputs), self.unseen, outputs, layers, "; ".join(missing))
 
+    def short_of(self, least: float, graph: Graph) -> float:
+        """How many dB the worst output of `graph` is short of `least`; less than 0 when it is not.
+
+        The signal is what differs from sample to sample: an output that no longer depends on the
+        input has 0 dB at best, however large its mean. Outputs whose order or number follows from
+        a comparison of scores do not count: one exchange of near equals changes them wholly.
+        """
+        ratios = [
+            decibel(signal, tally.error)
+            for name, tally, signal in zip(
+                self._names, self._tallies(graph), self._varying, strict=True
+            )
+            if tally.is_float and tally.fits and signal > 0 and name not in self._arranged
+        ]
+        return max((least - ratio for ratio in ratios), default=0.0)
+
+    @cached_property
+    def _varying(self) -> list[float]:
+        """Energy of what differs between samples, per output; of all where there is one sample."""
+        return [variation(arrays) for arrays in zip(*self._outputs, strict=True)]
+
     def _shown(self, graph: Graph) -> list[Value]:
         """The outputs that can be computed."""
         by_name = dict(zip(graph.output_names, graph.outputs, strict=True))
         return [by_name[name] for name in self._names]
 
     def _compare_outputs(self, graph: Graph) -> list[OutputFidelity]:
+        return [
+            OutputFidelity(name, tally.sqnr_db, tally.equal / tally.size)
+            for name, tally in zip(self._names, self._tallies(graph), strict=True)
+            if tally.size
+        ]
+
+    def _tallies(self, graph: Graph) -> list[Tally]:
+        """The comparison of each output, over all samples."""
         tallies = [Tally() for _ in self._names]
         runner = Runner(graph, self._shown(graph))
         for feeds, expected in zip(self.judge, self._outputs, strict=True):
             for tally, original, found in zip(tallies, expected, runner.run(feeds), strict=True):
                 if isinstance(original, np.ndarray):  # and no sequence or map
                     tally.add(original, found)
-        return [
-            OutputFidelity(name, tally.sqnr_db, tally.equal / tally.size)
-            for name, tally in zip(self._names, tallies, strict=True)
-            if tally.size
-        ]
+        return tallies
 
     def _compare_layers(self, graph: Graph, inner: Graph) -> Iterator[LayerFidelity]:
         pairs = stored_as_integers(inner, graph)
@@ -170,6 +200,27 @@ class Reference:
             yield LayerFidelity(
                 layer_of(value, noises).label, tensor, db, before_db, max(added, 0.0)
             )
+
+
+def variation(arrays: Sequence[Array]) -> float:
+    """Energy of the deviations from the mean array; of the arrays where they cannot be compared."""
+    first = arrays[0]
+    if not isinstance(first, np.ndarray) or first.dtype.kind != "f":
+        return 0.0
+    if len(arrays) < 2 or any(array.shape != first.shape for array in arrays):
+        return sum(squared(array) for array in arrays)
+    mean = np.mean(arrays, axis=0, dtype=np.float64)
+    deviations = sum(squared(array - mean) for array in arrays)
+    return deviations * len(arrays) / (len(arrays) - 1)
+
+
+def behind(graph: Graph, ops: Sequence[str]) -> set[Value]:
+    """Values that depend on the result of one of the operators `ops`."""
+    found: set[Value] = set()
+    for node in graph:
+        if node.is_op(*ops) or any(value in found for _, value in node.operands()):
+            found.update(node.outputs)
+    return found
 
 
 def sampling(graph: Graph, values: Sequence[Value]) -> Runner:

@@ -44,6 +44,7 @@ def body(report: Report, layers: int = WORST) -> RenderableType:
         *_head(report),
         *_operators(report),
         *_outputs(report),
+        *_accuracy(report, layers),
         *_layers(report, layers),
         *_sensitivity(report, layers),
         *_front(report),
@@ -144,6 +145,46 @@ def _outputs(report: Report) -> Parts:
         yield from _section(f"Fidelity to float on {found.samples} samples {seen}", table)
     if found.missing:
         yield from _section("Fidelity not measured", _indented(found.missing))
+
+
+def _accuracy(report: Report, count: int) -> Parts:
+    """What was asked, where it was at first, what was done and what it costs."""
+    done = report.accuracy
+    if not done:
+        return
+    if "baseline" in done:
+        lines = [
+            f"{done['score']:.5g}, {done['baseline']:.5g} in float: it drops by {done['drop']:.3g}"
+            f" ({done['drop_at_first']:.3g} at first), evaluated {done['evaluations']} times"
+        ]
+        if done["spread"]:
+            lines.append(f"two scores of the float model differ by {done['spread']:.3g}: allowed")
+    else:
+        lines = [f"worst output from {done['worst_at_first']:.1f} to {done['worst']:.1f} dB"]
+    for step in done.get("steps", ()):
+        kept = "kept" if step["kept"] else "dropped"
+        lines.append(f"{step['step']}: {step['worst']:.1f} dB, {kept}, {step['seconds']:.1f} s")
+    reverted = done.get("reverted", ())
+    if reverted:
+        lines.append(
+            f"{len(reverted)} operators back to float, {done['trials']} placements tried; "
+            f"predicted {_three(done['milliseconds'])}"
+        )
+        if done["timed"]:
+            lines.append(f"timed {_three(done['timed'])}")
+    yield from _section(f"Held: {done['goal']}", _indented("\n".join(lines)))
+    table = _table("back to float", "error in integers", "us it costs", right=2)
+    for row in reverted[:count]:
+        table.add_row(escape(row["node"]), f"{row['loss']:.2e}", f"{row['microseconds']:.1f}")
+    if table.row_count:
+        yield table
+
+
+def _three(times: dict[str, float]) -> str:
+    return (
+        f"{times['placed']:.3g} ms, {times['integers']:.3g} without that, {times['float']:.3g} in "
+        "float"
+    )
 
 
 def _layers(report: Report, count: int) -> Parts:

@@ -144,6 +144,7 @@ class Report:
         warnings: what the user should know before trusting the result.
         decisions: operator by operator.
         fidelity: how near the result is to the source model.
+        accuracy: what was asked of the accuracy, where it was, and what was done to hold it.
         sensitivity: errors of single operators, where the pass of this name ran.
         islands: predicted and measured times, where the pass of this name ran.
         bits: the Pareto front, where the pass of this name ran.
@@ -164,6 +165,7 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     fidelity: Fidelity = field(default_factory=Fidelity)
+    accuracy: dict[str, Any] = field(default_factory=dict)
     sensitivity: dict[str, Any] = field(default_factory=dict)
     islands: dict[str, Any] = field(default_factory=dict)
     bits: dict[str, Any] = field(default_factory=dict)

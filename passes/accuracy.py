@@ -1,0 +1,250 @@
+"""Holds an accuracy: leaves in float what it takes, chosen so that it costs least time.
+
+Losses of single operators price the placement; which of the placements that some price makes
+cheapest is good enough, a goal decides by running them (`fastest.py`). Every trial goes through the
+rest of the pipeline, as the result does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ..ir import Graph, shapes
+from ..ir.clone import clone
+from ..ir.engines import installed, latencies
+from .base import Context, Loss, Pass, Report
+from .fastest import fastest
+from .measures import MEASURES
+from .pipeline import Pipeline
+from .place import places
+from .placement import Placement, solve
+from .plan import candidates
+from .price import price
+from .sensitivity import Sensitivity
+from .single_errors import Judge
+
+DISTORTED = 2.0
+"""Losses are measured again where real over predicted loss changed by more than this factor."""
+
+QUICK = 100e6
+"""Nanoseconds of a run of the float model up to which the result is timed."""
+SECONDS = 1.0
+"""How long it is timed."""
+
+Goal = Callable[[Graph], float]
+"""By how much a deployed graph misses what is asked for; zero or less when it holds."""
+
+
+@dataclass
+class Trial:
+    """A placement that went through the rest of the pipeline.
+
+    Attributes:
+        graph: as it is deployed.
+        reports: of the passes.
+        results: findings of the passes, by topic.
+        miss: what the goal said of it.
+    """
+
+    graph: Graph
+    reports: list[Report]
+    results: dict[str, Any]
+    miss: float
+
+
+@dataclass(frozen=True)
+class Reverted:
+    """An operator that is in float because of the goal, and what that buys.
+
+    Attributes:
+        node: its label.
+        loss: what it would add in integers, in the unit of `sensitivity`, all else as it is.
+        microseconds: that it would save; less than nothing where conversions would cost more.
+    """
+
+    node: str
+    loss: float
+    microseconds: float
+
+
+@dataclass
+class Outcome:
+    """What a search came to.
+
+    Attributes:
+        trial: the fastest that holds, None when none does.
+        trials: how many placements were run.
+        reverted: most loss first.
+        milliseconds: predicted, of the model in `float`, in `integers` and as `placed`.
+        timed: the same in the target's engine, where that is installed and quick.
+        repaired: losses were measured again around a first result.
+    """
+
+    trial: Trial | None
+    trials: int
+    reverted: list[Reverted] = field(default_factory=list)
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    timed: dict[str, float] = field(default_factory=dict)
+    repaired: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, without the graph."""
+        return {k: v for k, v in asdict(replace(self, trial=None)).items() if k != "trial"}
+
+
+class Search:
+    """Looks for the fastest placement that reaches a goal."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        context: Context,
+        rest: Sequence[Pass],
+        given: Sequence[str],
+        goal: Goal,
+        first: Trial,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            graph: with ranges known and nothing planned; is changed no more.
+            context: as it was then.
+            rest: passes from the one that plans to the end.
+            given: facts that hold for `graph`.
+            goal: is asked about every trial.
+            first: what `rest` gives without a goal.
+        """
+        self.graph, self.context, self.given, self.goal = graph, context, tuple(given), goal
+        self.rest = [item for item in rest if "losses" not in item.establishes]
+        shapes.infer(graph)
+        self.units = candidates(graph, context)[0]
+        self.problem = places(self.units, graph, context.target).problem
+        self.start = self.problem.placement(solve(self.problem))
+        self.misses = {self.start.integer: first.miss}
+        self.losses: Mapping[str, Loss] | None = None
+        self.best: tuple[Placement, Trial] | None = None
+        self.first = first
+
+    def run(self, losses: Mapping[str, Loss] | None = None) -> Outcome:
+        """Search, by `losses` if they are known already."""
+        if losses is None:
+            losses, _ = self.measure(self.start)
+        self.losses = losses
+        price(self.problem, self.units, self.graph, losses)
+        found = fastest(self.problem, self._good)
+        if found is None or self.best is None:
+            return Outcome(None, len(self.misses))
+        repaired = self._repair(losses)
+        placement, trial = self.best
+        reverted = [
+            self._reverted(k, placement)
+            for k, unit in enumerate(self.units)
+            if self.start.integer[k] and not placement.integer[k]
+        ]
+        times = {
+            "float": self.problem.cost([False] * len(placement.integer)),
+            "integers": self.start.time,
+            "placed": placement.time,
+        }
+        return Outcome(
+            trial,
+            len(self.misses),
+            sorted(reverted, key=lambda each: -each.loss),
+            {name: time / 1e6 for name, time in times.items()},
+            self._timed(trial) if times["float"] < QUICK else {},
+            repaired,
+        )
+
+    def _timed(self, trial: Trial) -> dict[str, float]:
+        engine = self.context.target.engine
+        if not installed(engine):
+            return {}
+        graphs = {"float": self.graph, "integers": self.first.graph, "placed": trial.graph}
+        feeds = next(iter(self.context.need_samples("accuracy")))
+        found = latencies(engine, graphs, feeds, threads=1, seconds=SECONDS)
+        return {name: time / 1e6 for name, time in found.items()}
+
+    def _good(self, placement: Placement) -> bool:
+        """True when the goal holds; keeps the fastest such trial."""
+        if placement.integer not in self.misses:
+            trial = self.deploy(placement)
+            self.misses[placement.integer] = trial.miss
+            if trial.miss <= 0 and (self.best is None or placement.time < self.best[0].time):
+                self.best = placement, trial
+        return self.misses[placement.integer] <= 0
+
+    def deploy(self, placement: Placement) -> Trial:
+        """Run a placement through the rest of the pipeline, and ask the goal about it."""
+        graph, context, reports = self._through(self.rest, placement)
+        return Trial(graph, reports, context.results, self.goal(graph))
+
+    def _through(
+        self, passes: Sequence[Pass], placement: Placement
+    ) -> tuple[Graph, Context, list[Report]]:
+        graph, _ = clone(self.graph)
+        context = replace(self.context, placement=placement.integer, losses=self.losses, results={})
+        reports = Pipeline(passes, given=self.given).run(graph, context)
+        return graph, context, reports
+
+    def measure(self, placement: Placement) -> tuple[Mapping[str, Loss], dict[str, Any]]:
+        """Losses of the operators that a placement has in integers, and the whole finding."""
+        grids = {"plan", "filters", "accumulators"}
+        last = max(k for k, item in enumerate(self.rest) if grids & set(item.establishes))
+        _, context, _ = self._through([*self.rest[: last + 1], Sensitivity()], placement)
+        assert context.losses is not None
+        return context.losses, context.results.get("sensitivity", {})
+
+    # -- where losses do not add up --------------------------------------------------------------
+
+    def _repair(self, losses: Mapping[str, Loss]) -> bool:
+        """Measure losses around the result and search once more, when they are not as predicted.
+
+        Only the order of losses matters. So what counts is whether the ratio of the real to the
+        predicted loss is another one here than for the placement the losses were measured at.
+        """
+        assert self.best is not None
+        placement, trial = self.best
+        before = self._ratio(self.start, self.first.graph)
+        here = self._ratio(placement, trial.graph)
+        if not before or not here or 1 / DISTORTED < here / before < DISTORTED:
+            return False
+        _, finding = self.measure(placement)
+        price(self.problem, self.units, self.graph, around(losses, finding, here))
+        fastest(self.problem, self._good)
+        price(self.problem, self.units, self.graph, losses)
+        return True
+
+    def _ratio(self, placement: Placement, deployed: Graph) -> float:
+        """Real loss over the predicted one; 0 where either is nothing."""
+        predicted = self.problem.placement(placement.integer).loss
+        samples = self.context.need_samples("sensitivity").spread(Sensitivity().samples)
+        judge = Judge(self.graph, deployed, samples, MEASURES["sqnr"])
+        real = float(judge.loss(judge.whole).sum())
+        return real / predicted if predicted > 0 and np.isfinite(real) else 0.0
+
+    def _reverted(self, number: int, placement: Placement) -> Reverted:
+        other = list(placement.integer)
+        other[number] = True
+        return Reverted(
+            self.units[number].node.label,
+            self.problem.added_loss(number, placement.integer),
+            (placement.time - self.problem.cost(other)) / 1e3,
+        )
+
+
+def around(losses: Mapping[str, Loss], finding: dict[str, Any], ratio: float) -> dict[str, Loss]:
+    """Losses for the neighbourhood of a placement.
+
+    Of what is in integers there, its part in the whole error: half of what it does alone and half
+    of what is gained without it, which sum to the whole where errors are small. Of the others, what
+    was measured, scaled by how much losses are off there.
+    """
+    found = {name: Loss(a.rounding * ratio, a.weights * ratio) for name, a in losses.items()}
+    for row in finding.get("operators", ()):
+        part = max((sum(row["alone"]) + sum(row["gained"])) / 2, 0.0)
+        found[row["tensor"]] = Loss(part * row["rounding"], part * (1 - row["rounding"]))
+    return found

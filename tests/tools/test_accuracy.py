@@ -1,0 +1,261 @@
+"""Holding what is asked: fidelity from the plain command, or a metric's drop."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from small_nets import Net
+
+from ptq_opt.ir import DataError, Graph, UsageError, save
+from ptq_opt.ir.evaluate import Runner
+from ptq_opt.passes import Instruments, accuracy
+from ptq_opt.passes.metric import Run
+from ptq_opt.tools import cli
+from ptq_opt.tools.api import Result, quantize
+
+SHAPE = (1, 3, 24, 24)
+
+
+def detector() -> Graph:
+    """A backbone, and a heat map that is the small sum of two large tensors.
+
+    Their grids have steps far larger than the heat map, and no scaling of channels helps.
+    """
+    net = Net(SHAPE)
+    x = net.x
+    for channels in (16, 16, 16):
+        x = net.like("Relu", net.conv(x, channels))
+    plus, minus = net.conv(x, 4, 1), net.conv(x, 4, 1)
+    for value, sign in ((plus, 1), (minus, -1)):
+        node = value.producer
+        weights = node.inputs[1].numpy() + np.float32(2000 * sign)
+        net.graph.set_input(node, 1, net.graph.constant(weights, f"w{sign}"))
+    heat = net.like("Add", plus, minus)
+    return net.done(net.conv(net.like("Relu", heat), 2))
+
+
+def samples_of(count: int, seed: int = 1) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    return [{"x": rng.normal(0.3, 1.0, SHAPE).astype(np.float32)} for _ in range(count)]
+
+
+TEST = samples_of(4, seed=9)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _timed_shortly() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accuracy, "SECONDS", 0.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def model() -> object:
+    return save(detector())
+
+
+@pytest.fixture(scope="module")
+def plain(model: object) -> Result:
+    return quantize(model, samples_of(24), min_sqnr=0)
+
+
+@pytest.fixture(scope="module")
+def guarded(model: object) -> Result:
+    return quantize(model, samples_of(24))
+
+
+def spread(result: Result) -> float:
+    """Correlation of the deviations from the mean heat map with those of the float model."""
+    wanted, found = (
+        np.stack([runner.run(s)[0].astype(np.float64) for s in TEST])
+        for runner in (Runner(detector()), Runner(result.graph))
+    )
+    a, b = (outputs - outputs.mean(axis=0) for outputs in (wanted, found))
+    return float(np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b)))
+
+
+def worst(result: Result) -> float:
+    return min(out.sqnr_db for out in result.report.fidelity.outputs)
+
+
+def in_integers(result: Result) -> list[str]:
+    return [d.op for d in result.report.decisions if d.precision != "float"]
+
+
+# -- fidelity -------------------------------------------------------------------------------------
+
+
+def test_a_heat_map_that_collapses_comes_out_usable(plain: Result, guarded: Result) -> None:
+    assert spread(plain) < 0.3
+    assert spread(guarded) > 0.95
+    assert plain.report.accuracy == {}
+
+
+def test_only_what_hurts_goes_back_to_float(guarded: Result) -> None:
+    done = guarded.report.accuracy
+    assert {row["node"].split()[0] for row in done["reverted"]} <= {"Conv", "Add"}
+    assert 2 <= len(done["reverted"]) <= 4
+    assert in_integers(guarded).count("Conv") >= 3  # the backbone
+    times = done["milliseconds"]
+    assert times["integers"] < times["placed"] < times["float"]
+    assert times.keys() == done["timed"].keys()
+
+
+def test_the_report_says_what_was_done_and_what_it_cost(guarded: Result) -> None:
+    done = guarded.report.accuracy
+    assert done["worst_at_first"] < 5
+    assert done["worst"] >= 10
+    assert done["steps"][0]["step"] == "ranges of least squared error"
+    text = str(guarded.report)
+    assert "every output has at least 10 dB" in text
+    assert "back to float" in text
+    assert done["reverted"][0]["node"] in text
+
+
+def test_operators_left_in_float_for_accuracy_say_so(guarded: Result) -> None:
+    reverted = {row["node"] for row in guarded.report.accuracy["reverted"]}
+    hurting = [d for d in guarded.report.decisions if d.why == "hurts"]
+    assert hurting
+    assert {f"{d.op} '{d.node}'" for d in hurting} <= reverted | {d.op for d in hurting}
+
+
+def test_nothing_more_is_run_where_fidelity_holds(model: object) -> None:
+    seen: list[str] = []
+    tools = Instruments(before=[lambda item, _: seen.append(item.name)])
+    quantize(save(harmless()), samples_of(24), instruments=tools)
+    assert seen.count("plan") == 1
+
+
+def harmless() -> Graph:
+    net = Net(SHAPE)
+    return net.done(net.conv(net.like("Relu", net.conv(net.x, 8)), 2))
+
+
+def test_pipelines_of_the_user_are_not_changed_unless_asked(model: object) -> None:
+    passes = "bias{samples=8},quant"
+    assert quantize(model, samples_of(24), passes=passes).report.accuracy == {}
+    held = quantize(model, samples_of(24), passes=passes, min_sqnr=8)
+    assert worst(held) >= 8
+
+
+def test_an_order_of_scores_is_no_matter_of_fidelity() -> None:
+    net = Net(SHAPE)
+    flat = net.add("Flatten", net.conv(net.conv(net.x, 4), 2))
+    k = net.graph.constant(np.array([5], np.int64))
+    top = net.graph.add("TopK", [flat, k], {}, 2)
+    seen: list[str] = []
+    tools = Instruments(before=[lambda item, _: seen.append(item.name)])
+    graph = net.done(*top.outputs)
+    quantize(save(graph), samples_of(24), min_sqnr=100, instruments=tools)
+    assert seen.count("plan") == 1
+
+
+# -- a metric -------------------------------------------------------------------------------------
+
+
+def likeness(test: Sequence[dict[str, np.ndarray]]) -> Callable[[Run], float]:
+    """Correlation with the float model's heat map, 1 at best."""
+    float_model = Runner(detector())
+    wanted = np.concatenate([float_model.run(s)[0].ravel() for s in test])
+
+    def metric(run: Run) -> float:
+        found = np.concatenate([run(s)[0].ravel() for s in test])
+        return float(np.corrcoef(wanted, found)[0, 1])
+
+    return metric
+
+
+def test_a_metric_is_held_at_the_least_time(model: object, plain: Result) -> None:
+    metric = likeness(TEST)
+    held = quantize(model, samples_of(24), metric=metric, max_drop=0.02)
+    assert metric(Runner(plain.graph).run) < 0.98
+    assert metric(Runner(held.graph).run) >= 0.98
+    done = held.report.accuracy
+    assert done["drop"] <= 0.02
+    assert done["score"] == pytest.approx(metric(Runner(held.graph).run), abs=1e-6)
+    assert done["evaluations"] <= 2 + 1 + 6
+    assert in_integers(held).count("Conv") >= 3
+    looser = quantize(model, samples_of(24), metric=metric, max_drop=1.5)
+    assert looser.report.accuracy["evaluations"] == 3
+    assert "reverted" not in looser.report.accuracy
+
+
+def test_lower_is_better_and_zero_at_the_baseline(model: object) -> None:
+    metric = likeness(TEST)
+
+    def error(run: Run) -> float:
+        return round(1 - metric(run), 6)
+
+    held = quantize(model, samples_of(24), metric=error, max_drop=0.02, lower_is_better=True)
+    assert held.report.accuracy["baseline"] == 0
+    assert 0 < held.report.accuracy["score"] <= 0.02
+
+
+def test_noise_of_the_metric_is_allowed_for(model: object) -> None:
+    metric, noise = likeness(TEST), iter([0.0, -0.05, *[0.0] * 50])
+
+    def noisy(run: Run) -> float:
+        return metric(run) + next(noise)
+
+    held = quantize(model, samples_of(24), metric=noisy, max_drop=0.0)
+    assert held.report.accuracy["spread"] == pytest.approx(0.05)
+    assert held.report.accuracy["drop"] <= 0.05
+    assert "two scores of the float model differ by 0.05" in str(held.report)
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (lambda run: 1 / 0, "the metric failed: ZeroDivisionError: division by zero"),
+        (lambda run: float("nan"), "the metric returned nan: it must be a finite number"),
+        (lambda run: "good", "the metric returned str 'good', not a number"),
+        (lambda run: run({})[0], "the metric failed: DataError: no data for the model's input 'x'"),
+    ],
+)
+def test_a_metric_that_fails(model: object, metric: Callable[[Run], float], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        quantize(model, samples_of(2), metric=metric)
+
+
+def test_a_drop_that_cannot_be_reached(model: object) -> None:
+    scores = iter([1.0, 1.0, *[0.5] * 50])
+    with pytest.raises(DataError, match=r"drops by 0.5 even when no operator runs in integers"):
+        quantize(model, samples_of(4), metric=lambda run: next(scores), max_drop=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_drop": 0.1}, "need a --metric"),
+        ({"lower_is_better": True}, "need a --metric"),
+        ({"metric": abs, "max_drop": -1.0}, "must be 0 or more"),
+        ({"min_sqnr": -1.0}, "must be 0"),
+        ({"metric": abs, "passes": "fold-bn"}, "needs a pipeline that quantizes"),
+    ],
+)
+def test_options_that_make_no_sense(model: object, options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        quantize(model, samples_of(2), **options)
+
+
+def test_the_command_line(tmp_path, monkeypatch, model: object) -> None:
+    save(detector(), tmp_path / "model.onnx")
+    (tmp_path / "calib").mkdir()
+    for k, feeds in enumerate(samples_of(24)):
+        np.savez(tmp_path / "calib" / f"{k:02}.npz", **feeds)
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "def spread(run):\n"
+        "    x = np.random.default_rng(9).normal(0.3, 1.0, (1, 3, 24, 24)).astype(np.float32)\n"
+        "    return float(run({'x': x})[0].std())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ["model.onnx", "--data=calib", "--metric=mine:spread", "--max-drop=0.05"]
+    result = CliRunner().invoke(cli.main, [*words, "--lower-is-better"])
+    assert result.exit_code == 0, result.output
+    assert "the metric drops by at most 0.05" in result.output
+    assert "--metric=mine:spread --max-drop=0.05 --lower-is-better" in result.output
+    result = CliRunner().invoke(cli.main, ["model.onnx", "--data=calib", "--metric=mine:nothing"])
+    assert result.exit_code == 1
+    assert "cannot get a metric from 'mine:nothing'" in result.output

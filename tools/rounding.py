@@ -188,13 +188,17 @@ def _kinds(program: Program, given: Mapping[str, Array], stored: list[Value]) ->
 
 
 def _count(row: Difference, want: Array, along: Array, own: Array) -> None:
-    steps = np.abs(along.astype(np.int64) - want)
     row.elements += want.size
-    row.along += int(np.count_nonzero(steps))
-    row.along_steps = max(row.along_steps, int(steps.max(initial=0)))
-    steps = np.abs(own.astype(np.int64) - want)
-    row.own += int(np.count_nonzero(steps))
-    row.steps = max(row.steps, int(steps.max(initial=0)))
+    if along.shape != want.shape:  # how many boxes are found depends on what differed before
+        row.along += want.size
+    else:
+        row.along, row.along_steps = _more(row.along, row.along_steps, along, want)
+    row.own, row.steps = _more(row.own, row.steps, own, want)
+
+
+def _more(count: int, largest: int, found: Array, want: Array) -> tuple[int, int]:
+    steps = np.abs(found.astype(np.int64) - want)
+    return count + int(np.count_nonzero(steps)), max(largest, int(steps.max(initial=0)))
 
 
 def difference_table(rows: list[Difference]) -> Table:

@@ -11,7 +11,7 @@ from onnx import numpy_helper, parser
 from ptq_opt.ir import load
 from ptq_opt.ir.evaluate import Runner
 from ptq_opt.native import compile
-from ptq_opt.tools.rounding import Difference, differences
+from ptq_opt.tools.rounding import Difference, _count, differences
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -102,6 +102,12 @@ def test_a_difference_is_followed_along_the_model() -> None:
     softmax, product = found[-2:]
     assert softmax.own == softmax.along > 0 and softmax.cause == SOFTMAX
     assert product.along > 0 and product.own == 0 and product.cause == ""
+
+
+def test_tensors_of_another_shape_differ_throughout() -> None:
+    row, want = Difference("n", "conv", "QLinearConv"), np.arange(4, dtype=np.uint8)
+    _count(row, want, want[:3], want)
+    assert (row.elements, row.along, row.own) == (4, 4, 0)
 
 
 def test_softmax_of_onnxruntime_multiplies_with_a_whole_number() -> None:

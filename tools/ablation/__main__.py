@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
-import sys
 from pathlib import Path
 
 import click
@@ -68,6 +66,7 @@ def main(
     console, kept = Console(), Cells(cache)
     every = techniques()
     wanted = [each for each in every if re.search(chosen, each.name)]
+    command = f"make ablation ZOO=folder ABLATION='--learn={learn} --test={test}'"
     found = []
     for scheme, target in schemes().items():
         for name, entry in modules.ZOO.items():
@@ -79,7 +78,7 @@ def main(
             if cells := known(kept, (*key, scheme), every):
                 score = kept.get(bench.float_cell, False, *key, "float").score or 0.0
                 found.append(Found(name, scheme, entry.main_metric, score, cells, bench.budget))
-                write_text(output, document(found, every, PLAIN, command()))
+                write_text(output, document(found, every, PLAIN, command))
     if not found:
         raise click.UsageError("nothing was measured")
 
@@ -109,11 +108,6 @@ def known(kept: Cells, key: tuple[object, ...], every: list[Technique]) -> dict[
         text for each in every for pair in (each.alone, each.beside) for text in pair
     )
     return {text: kept.read(*key, text) for text in texts if kept.file(*key, text).exists()}
-
-
-def command() -> str:
-    """The command line."""
-    return shlex.join(["python", "-m", "ptq_opt.tools.ablation", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

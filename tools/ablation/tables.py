@@ -49,10 +49,13 @@ writes this file.
 | machine | {machine}, ONNX Runtime {runtime}; sums of products are exact |
 | samples | per model as its table says: to learn from + to score with; they share none |
 
-Alone: in `{plain}`, where it replaces the pass of its name or is added. In the default: the default
-pipeline with it against the default without it. SQNR is the energy of an output over that of its
-error, in dB. Techniques in **bold** are in the default pipeline. Seconds are of the whole
-quantization, on a machine that did other work too.
+Alone: in `{plain}`, where it
+replaces the pass of its name or is added. In the default: the default pipeline with it against the
+default without it. SQNR is the energy of an output over that of its error, in dB, pooled over the
+samples. Techniques in **bold** are in the default pipeline: they gain on most models there; the
+others are off by default, as they gain on few or cost more than they gain. What has a `?` was not
+measured. Seconds are of the whole quantization on a machine that did other work too. With so few
+samples a tenth of a point of a metric and a few tenths of a dB are chance.
 """
 
 
@@ -94,7 +97,7 @@ def gain(found: Found, pair: tuple[str, str]) -> str:
     """Difference of two pipelines in mean SQNR."""
     without, with_it = (found.cells.get(each) for each in pair)
     if without is None or with_it is None:
-        return ""
+        return "?"
     difference = with_it.mean_db - without.mean_db
     return "fails" if np.isnan(difference) else f"{difference:+.1f}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import click
@@ -11,9 +12,12 @@ from rich.console import Console
 from ...ir.target import Target
 from ..bench.cases import import_file
 from ..files import write_text
-from .measure import Bench, Budget, Cell, Cells
+from .measure import Bench, Budget, Cells
 from .tables import Found, document
 from .variants import PLAIN, Technique, schemes, techniques
+
+FLOAT = "float"
+"""Key of the float model's cell."""
 
 
 @click.command()
@@ -67,47 +71,53 @@ def main(
     every = techniques()
     wanted = [each for each in every if re.search(chosen, each.name)]
     command = f"make ablation ZOO=folder ABLATION='--learn={learn} --test={test}'"
-    found = []
-    for scheme, target in schemes().items():
-        for name, entry in modules.ZOO.items():
-            bench = Bench(entry, modules.fidelity, Budget(learn, test))
-            key = (name, bench.budget.learn, bench.budget.test)
-            picked = bool(re.search(models, name) and re.search(kinds, scheme)) and not show
-            if picked:
-                measure(bench, (*key, scheme), target, wanted, kept, redo, console)
-            if cells := known(kept, (*key, scheme), every):
-                score = kept.get(bench.float_cell, False, *key, "float").score or 0.0
-                found.append(Found(name, scheme, entry.main_metric, score, cells, bench.budget))
-                write_text(output, document(found, every, PLAIN, command))
-    if not found:
+    benches = [
+        (Bench(entry, modules.fidelity, Budget(learn, test)), scheme, target)
+        for scheme, target in schemes().items()
+        for entry in modules.ZOO.values()
+    ]
+    for bench, scheme, target in benches:
+        if not show and re.search(models, bench.name) and re.search(kinds, scheme):
+            measure(bench, scheme, target, wanted, kept, redo, console)
+            rows = [row for other, kind, _ in benches if (row := known(kept, other, kind, every))]
+            write_text(output, document(rows, every, PLAIN, command))
+    rows = [row for bench, scheme, _ in benches if (row := known(kept, bench, scheme, every))]
+    if not rows:
         raise click.UsageError("nothing was measured")
+    write_text(output, document(rows, every, PLAIN, command))
 
 
 def measure(
     bench: Bench,
-    key: tuple[object, ...],
+    scheme: str,
     target: Target,
     wanted: list[Technique],
     kept: Cells,
     redo: bool,
     console: Console,
 ) -> None:
-    """Make the cells of one model under one scheme."""
-    pipelines = dict.fromkeys(
-        text for each in wanted for pair in (each.alone, each.beside) for text in pair
-    )
-    for text in pipelines:
-        cell = kept.get(lambda text=text: bench.cell(text, target), redo, *key, text)  # type: ignore[misc]
+    """Make the cells of one model under one scheme, and of the float model."""
+    kept.get(bench.float_cell, redo, *bench.key, FLOAT)
+    for text in pipelines(wanted):
+        key = (*bench.key, scheme, text)
+        cell = kept.get(partial(bench.cell, text, target), redo, *key)
         shown = cell.error or f"{cell.mean_db:.1f} dB, {cell.seconds:.0f} s"
-        console.print(*key, text, shown, markup=False, soft_wrap=True)
+        console.print(*key, shown, markup=False, soft_wrap=True)
 
 
-def known(kept: Cells, key: tuple[object, ...], every: list[Technique]) -> dict[str, Cell]:
-    """Pipeline -> cell, of those that were measured."""
-    texts = dict.fromkeys(
-        text for each in every for pair in (each.alone, each.beside) for text in pair
-    )
-    return {text: kept.read(*key, text) for text in texts if kept.file(*key, text).exists()}
+def known(kept: Cells, bench: Bench, scheme: str, every: list[Technique]) -> Found | None:
+    """What was measured of a model under a scheme, None when nothing was."""
+    files = {text: (*bench.key, scheme, text) for text in pipelines(every)}
+    cells = {text: kept.read(*key) for text, key in files.items() if kept.file(*key).exists()}
+    if not cells:
+        return None
+    score = kept.read(*bench.key, FLOAT).score or 0.0
+    return Found(bench.name, scheme, bench.entry.main_metric, score, cells, bench.budget)
+
+
+def pipelines(wanted: list[Technique]) -> list[str]:
+    """All that the techniques compare, each once."""
+    return list(dict.fromkeys(t for each in wanted for p in (each.alone, each.beside) for t in p))
 
 
 if __name__ == "__main__":

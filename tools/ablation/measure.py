@@ -92,6 +92,16 @@ class Bench:
         """Make nothing yet: a run whose cells are all there needs no sample."""
         self.entry, self._fidelity, self.budget = entry, fidelity, budget.of(entry.name)
 
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return str(self.entry.name)
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """Begins the keys of its cells."""
+        return self.name, self.budget.learn, self.budget.test
+
     @cached_property
     def learn(self) -> list[dict[str, Array]]:
         """Calibration samples."""

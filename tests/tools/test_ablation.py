@@ -130,7 +130,7 @@ def test_gains() -> None:
     assert gain(found, ("a", "d")) == "?"
     rows = gains([found], [Technique("t", ("a", "b"), ("b", "c"), False)])
     assert rows == "| technique | m |\n| --- | --- |\n| `t` | +1.5 / fails |\n"
-    text = document([found], [Technique("t", ("a", "b"), ("a", "c"), False)], "plain", "command")
+    text = document([found], [Technique("t", ("a", "b"), ("a", "c"), False)], "command")
     assert "| default with `t` | fails: broken / pipe |  |  |  |" in text
 
 

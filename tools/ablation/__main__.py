@@ -14,7 +14,7 @@ from ..bench.cases import import_file
 from ..files import write_text
 from .measure import Bench, Budget, Cells
 from .tables import Found, document
-from .variants import PLAIN, Technique, schemes, techniques
+from .variants import Technique, schemes, techniques
 
 FLOAT = "float"
 """Key of the float model's cell."""
@@ -80,11 +80,11 @@ def main(
         if not show and re.search(models, bench.name) and re.search(kinds, scheme):
             measure(bench, scheme, target, wanted, kept, redo, console)
             rows = [row for other, kind, _ in benches if (row := known(kept, other, kind, every))]
-            write_text(output, document(rows, every, PLAIN, command))
+            write_text(output, document(rows, every, command))
     rows = [row for bench, scheme, _ in benches if (row := known(kept, bench, scheme, every))]
     if not rows:
         raise click.UsageError("nothing was measured")
-    write_text(output, document(rows, every, PLAIN, command))
+    write_text(output, document(rows, every, command))
 
 
 def measure(

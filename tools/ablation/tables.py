@@ -49,19 +49,23 @@ writes this file.
 | machine | {machine}, ONNX Runtime {runtime}; sums of products are exact |
 | samples | per model as its table says: to learn from + to score with; they share none |
 
-Alone: in `{plain}`, where it
-replaces the pass of its name or is added. In the default: the default pipeline with it against the
-default without it. SQNR is the energy of an output over that of its error, in dB, pooled over the
-samples. Techniques in **bold** are in the default pipeline: they gain on most models there; the
-others are off by default, as they gain on few or cost more than they gain. What has a `?` was not
-measured. Seconds are of the whole quantization on a machine that did other work too. With so few
-samples a tenth of a point of a metric and a few tenths of a dB are chance.
+Alone: beside nothing but
+
+    {plain}
+
+where a technique replaces the pass of its name or is added. In the default: the default pipeline,
+
+    {default}
+
+with it against the same without it. SQNR is the energy of an output over that of its error, in dB,
+pooled over the samples. Techniques in **bold** are in the default pipeline, the others are off by
+default: they gain on few models, or cost more than they gain. What has a `?` was not measured.
+Seconds are of the whole quantization on a machine that did other work too. With so few samples
+some tenths of a dB are chance, and so are single views of a metric.
 """
 
 
-def document(
-    found: Sequence[Found], techniques: Sequence[Technique], plain: str, command: str
-) -> str:
+def document(found: Sequence[Found], techniques: Sequence[Technique], command: str) -> str:
     """The whole file."""
     dates = sorted(cell.date for each in found for cell in each.cells.values())
     parts = [
@@ -71,7 +75,8 @@ def document(
             command=command,
             machine=f"{platform.machine()}, {processor()}",
             runtime=ort.__version__,
-            plain=plain,
+            plain=techniques[0].alone[0],
+            default=default_of(techniques),
         )
     ]
     for scheme in dict.fromkeys(each.scheme for each in found):
@@ -105,7 +110,7 @@ def gain(found: Found, pair: tuple[str, str]) -> str:
 def details(found: Found, techniques: Sequence[Technique]) -> str:
     """Every pipeline of one model."""
     first = techniques[0]
-    default = next(t.beside[1] if t.default else t.beside[0] for t in techniques)
+    default = default_of(techniques)
     named = {first.alone[0]: "nothing"}
     named |= {each.alone[1]: f"`{each.name}`" for each in techniques}
     named[default] = "default"
@@ -121,6 +126,11 @@ def details(found: Found, techniques: Sequence[Technique]) -> str:
         "seconds",
     ]
     return table(head, body)
+
+
+def default_of(techniques: Sequence[Technique]) -> str:
+    """The default pipeline, which all of them are measured beside."""
+    return techniques[0].beside[techniques[0].default]
 
 
 def row(title: str, cell: Cell) -> list[str]:

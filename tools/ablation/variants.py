@@ -12,7 +12,7 @@ from ...passes.registry import BUILTIN, DEFAULT
 PLAIN = "canonicalize,fold-bn,calibrate{method=min-max},plan,zero-filter,saturate,quant,cleanup"
 """What any quantizer does: extremes of the samples, nearest rounding, nothing corrected."""
 
-TECHNIQUES = "equalize,align,calibrate,clip,bias"
+TECHNIQUES = "smooth,split-outliers,equalize,align,calibrate,clip,variance,bias"
 """Passes with the options in question."""
 
 

@@ -36,8 +36,8 @@ class Ranking:
     Attributes:
         model: its name.
         correlation: of the ranks (Spearman).
-        predicted, measured: one entry per placement: the cut, all in integers, all in float, then
-            cuts for random losses and prices.
+        predicted, measured: one entry per placement: the cut, all in integers, all in float, and
+            cuts for random losses and prices, spread over what is predicted.
     """
 
     model: str
@@ -61,13 +61,14 @@ def rank(graph: Graph, context: Context, count: int, seconds: float) -> tuple[li
     problem, rng = found.problem, np.random.default_rng(SEED)
     choices = {tuple(solve(problem)), tuple(found.most), tuple(found.least)}
     typical = problem.cost(found.least) / max(len(units), 1)
-    for _ in range(20 * count):
-        if len(choices) >= count:
-            break
+    drawn = set()
+    for _ in range(8 * count):
         losses = [0.0 if rng.random() < 0.5 else float(rng.exponential()) for _ in units]
         problem.loss = [*losses, 0.0]
-        choices.add(tuple(solve(problem, price=float(rng.exponential()) * typical)))
-    ordered = sorted(choices)
+        drawn.add(tuple(solve(problem, price=typical * 10 ** float(rng.uniform(-2, 1)))))
+    spread = sorted(drawn - choices, key=problem.cost)
+    picks = np.linspace(0, len(spread) - 1, min(count - len(choices), len(spread)))
+    ordered = sorted(choices | {spread[round(pick)] for pick in picks})
     graphs = {}
     for k, choice in enumerate(ordered):
         clear(graph)
@@ -81,13 +82,19 @@ def rank(graph: Graph, context: Context, count: int, seconds: float) -> tuple[li
     return [problem.cost(c) / 1e6 for c in ordered], [time / 1e6 for time in taken.values()]
 
 
-def measure(case: Case, target: Target, count: int, seconds: float) -> Ranking:
-    """Rank placements of one model."""
+def prepared(case: Case, target: Target) -> tuple[Graph, Context]:
+    """A calibrated graph, and a context whose target has the times of its operators."""
     graph = load(case.model)
     context = Context(target, samples=open_samples(str(case.calibration), graph.inputs, 2))
     Pipeline(["calibrate{method=min-max}", Measure()]).run(graph, context)
     assert context.timings is not None
     context.target = replace(target, timings=context.timings)
+    return graph, context
+
+
+def measure(case: Case, target: Target, count: int, seconds: float) -> Ranking:
+    """Rank placements of one model."""
+    graph, context = prepared(case, target)
     predicted, measured = rank(graph, context, count, seconds)
     return Ranking(case.name, spearman(predicted, measured), predicted, measured)
 

@@ -1,0 +1,34 @@
+"""Benchmarks of placements: ranks, and the fastest file."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ptq_opt.tools.bench import placing, ranking
+from ptq_opt.tools.bench.placing import FLOAT, INTEGER, PLACED, Placed
+
+LIGHT = ("--models", "light/shufflenet")
+
+
+@pytest.mark.parametrize("command", [placing.main, ranking.main], ids=["placing", "ranking"])
+def test_a_light_model(command: object, tmp_path: Path) -> None:
+    words = [*LIGHT, "--seconds=0.01", "--cache", str(tmp_path), "--json", str(tmp_path / "j")]
+    words += ["--peers="] if command is placing.main else ["--placements=3"]
+    done = CliRunner().invoke(command, words, catch_exceptions=False)  # type: ignore[arg-type]
+    assert done.exit_code == 0, done.output
+    assert "shufflenet: " in done.output
+    assert (tmp_path / "j").exists()
+
+
+def test_what_is_faster_than_the_placed_file_is_a_miss() -> None:
+    times = {FLOAT: 5.0, INTEGER: 4.0, PLACED: 4.1, "ort": 3.0}
+    found = Placed("m", "placed", times, {PLACED: (1, 2)})
+    assert found.misses == ["ort"]
+    told = "placed 4.10 ms (1 Q, 2 DQ), ort 3.00 ms; kept placed  slower than ort"
+    assert str(found).endswith(told)
+
+
+def test_ranks() -> None:
+    assert ranking.spearman([1.0, 2.0, 3.0], [10.0, 11.0, 30.0]) == pytest.approx(1.0)
+    assert ranking.spearman([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]) == pytest.approx(-1.0)

@@ -35,6 +35,7 @@ BUILTIN = {
     "round": ".round:Round",
     "bias": ".bias:Bias",
     "quant": ".quant:Quantize",
+    "half": ".half:Half",
     "cleanup": ".cleanup:Cleanup",
 }
 """Name -> module and class, in the order of the default pipeline."""

@@ -13,9 +13,19 @@ void ptq_lut_scalar(const uint8_t *table, const uint8_t *x, uint8_t *y, int64_t 
 ptq_lut_fn *ptq_lut_choose(const ptq_build *build) {
 #if PTQ_X86
   if (build->vbmi) return ptq_lut_avx512vbmi;
+  if (build->isa >= PTQ_ISA_AVX2) return ptq_lut_avx2;
 #endif
   (void)build;
   return ptq_lut_scalar;
+}
+
+const char *ptq_lut_name(ptq_lut_fn *lookup) {
+#if PTQ_X86
+  if (lookup == ptq_lut_avx512vbmi) return "avx512vbmi";
+  if (lookup == ptq_lut_avx2) return "avx2";
+#endif
+  (void)lookup;
+  return "scalar";
 }
 
 /* Tables are indexed by the value as the model has it; signed ones are unsigned here. */
@@ -66,7 +76,7 @@ ptq_status ptq_prepare_lut(const ptq_build *build, ptq_node *node) {
   node->tasks = (x->count + PIECE - 1) / PIECE;
   node->work = (double)x->count;
   node->run = run;
-  node->kernel = channels == 1 && s->lookup != ptq_lut_scalar ? "avx512vbmi" : "scalar";
+  node->kernel = ptq_lut_name(channels == 1 ? s->lookup : ptq_lut_scalar);
   return PTQ_OK;
 }
 
@@ -135,6 +145,6 @@ ptq_status ptq_prepare_concat(const ptq_build *build, ptq_node *node) {
   node->tasks = outer;
   node->work = (double)y->bytes / 8;
   node->run = run_concat;
-  node->kernel = s->lookup != ptq_lut_scalar ? "avx512vbmi" : "scalar";
+  node->kernel = ptq_lut_name(s->lookup);
   return PTQ_OK;
 }

@@ -4,19 +4,23 @@
 
 enum { IN_X, IN_W, IN_SCALE, IN_BIAS, IN_CONV_GRID, IN_ADD_GRID, IN_RESIDUAL, IN_TABLE };
 
+static void release_phase(ptq_phase *p) {
+  free(p->tap);
+  free(p->offset);
+  free(p->place);
+  free(p->weights);
+  free(p->runs);
+  free(p->sums);
+  free(p->places);
+  free(p->bias);
+}
+
 static void release(void *state) {
   ptq_conv *c = state;
-  for (int32_t i = 0; c->phases && i < c->phase_count; i++) {
-    free(c->phases[i].tap);
-    free(c->phases[i].offset);
-    free(c->phases[i].place);
-    free(c->phases[i].weights);
-    free(c->phases[i].runs);
-    free(c->phases[i].sums);
-    free(c->phases[i].places);
-    free(c->phases[i].bias);
-  }
+  for (int32_t i = 0; c->phases && i < c->phase_count; i++) release_phase(&c->phases[i]);
+  if (c->gathered) release_phase(c->gathered);
   free(c->phases);
+  free(c->gathered);
   free(c->panels);
   free(c->real);
   free(c->multiplier);
@@ -138,6 +142,24 @@ static void look_up(const ptq_conv *c, const int64_t *pixels, int64_t count, int
   }
 }
 
+/* The inputs of `count` pixels side by side, a whole vector at a time: what is too much of one tap
+ * the next one overwrites. */
+static void gather(const ptq_conv *c, const uint8_t *const *from, int32_t count, uint8_t *to,
+                   size_t stride, const uint8_t **rows) {
+  enum { VECTOR = 16 };
+  for (int32_t i = 0; i < count; i++, to += stride) {
+    rows[i] = to;
+    uint8_t *at = to;
+    for (int32_t t = 0; t < c->gathered->taps; t++, at += c->gathered_bytes)
+      for (size_t b = 0; b < c->gathered_bytes; b += VECTOR)
+        memcpy(at + b, from[t * c->block_rows + i] + b, VECTOR);
+  }
+}
+
+static size_t gathered_stride(const ptq_conv *c) {
+  return ptq_round_up((size_t)c->k + PTQ_SLACK, PTQ_ALIGN);
+}
+
 static void run_chunk(const ptq_conv *c, const ptq_phase *p, int32_t group, int64_t chunk,
                       int32_t panel_begin, int32_t panel_end, const uint8_t *x, const uint8_t *r,
                       uint8_t *y, uint8_t *scratch) {
@@ -145,9 +167,17 @@ static void run_chunk(const ptq_conv *c, const ptq_phase *p, int32_t group, int6
   int64_t *pixels = (int64_t *)scratch;
   uint8_t **to = (uint8_t **)(pixels + c->chunk_rows);
   const uint8_t **from = (const uint8_t **)(to + c->chunk_rows), **rows = from + c->chunk_rows;
-  for (int64_t row = begin; row < end; row += c->block_rows)
-    ptq_conv_pointers(c, p, group, row, (int32_t)ptq_min(c->block_rows, end - row), x,
-                      rows + (row - begin) * p->taps, pixels + (row - begin));
+  const uint8_t **window = rows + c->chunk_rows * p->taps;
+  uint8_t *side = (uint8_t *)(window + (c->gathered ? c->block_rows * c->gathered->taps : 0));
+  for (int64_t row = begin; row < end; row += c->block_rows) {
+    const int32_t count = (int32_t)ptq_min(c->block_rows, end - row);
+    const uint8_t **to_row = rows + (row - begin) * p->taps;
+    ptq_conv_pointers(c, c->gathered ? c->gathered : p, group, row, count, x,
+                      c->gathered ? window : to_row, pixels + (row - begin));
+    if (!c->gathered) continue;
+    const size_t stride = gathered_stride(c);
+    gather(c, window, count, side + (size_t)(row - begin) * stride, stride, to_row);
+  }
   for (int64_t i = 0; i < end - begin; i++) {
     int64_t at = pixels[i] * c->out_channels + (int64_t)group * c->group_out;
     to[i] = y + at * (int64_t)c->out_element;
@@ -197,7 +227,8 @@ ptq_status ptq_prepare_conv(const ptq_build *build, ptq_node *node) {
   if (status != PTQ_OK) return status;
   c->weight_zero = node->in[IN_W]->dtype == PTQ_S8 ? node->in[IN_W]->zero_point : 0;
   node->kernel = ptq_conv_choose(build, c);
-  status = ptq_conv_pack(build, node, c);
+  if (c->short_sums) status = ptq_conv_gather(build, c);
+  if (status == PTQ_OK) status = ptq_conv_pack(build, node, c);
   if (status != PTQ_OK) return status;
   node->state_bytes = (size_t)(c->phase_count * c->groups) *
                       (size_t)(c->group_weights + 4 * c->group_parameters);
@@ -214,5 +245,8 @@ ptq_status ptq_prepare_conv(const ptq_build *build, ptq_node *node) {
   node->run = run;
   node->tasks = plan_tasks(build, c);
   node->scratch = (size_t)c->chunk_rows * (sizeof(int64_t) + (size_t)(taps + 2) * sizeof(void *));
+  if (c->gathered)
+    node->scratch += (size_t)(c->block_rows * c->gathered->taps) * sizeof(void *) +
+                     (size_t)c->chunk_rows * gathered_stride(c);
   return PTQ_OK;
 }

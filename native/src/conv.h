@@ -108,6 +108,9 @@ struct ptq_conv {
   float *real; /* [groups][group_parameters] multipliers, in the order of the panels */
   ptq_multiplier *multiplier;
   uint8_t *padding; /* one pixel of zero points */
+  ptq_phase
+      *gathered; /* the taps whose inputs are copied side by side, then one tap to the kernel */
+  size_t gathered_bytes; /* of each */
   ptq_epilogue epilogue;
   int32_t phase_count;
   ptq_phase *phases;
@@ -132,6 +135,7 @@ ptq_status ptq_conv_panels(const ptq_build *build, ptq_conv *c, int64_t per_chan
 ptq_status ptq_conv_runs(const ptq_build *build, ptq_conv *c, ptq_phase *p);
 ptq_status ptq_depthwise_sums(const ptq_build *build, const ptq_conv *c, ptq_phase *p);
 ptq_status ptq_conv_pack(const ptq_build *build, const ptq_node *node, ptq_conv *c);
+ptq_status ptq_conv_gather(const ptq_build *build, ptq_conv *c);
 ptq_status ptq_conv_epilogue(const ptq_build *build, const ptq_node *node, ptq_conv *c);
 void ptq_conv_pointers(const ptq_conv *c, const ptq_phase *p, int32_t group, int64_t row,
                        int32_t count, const uint8_t *x, const uint8_t **rows, int64_t *pixels);

@@ -204,6 +204,25 @@ ptq_status ptq_conv_geometry(const ptq_build *build, const ptq_node *node, ptq_c
   return PTQ_OK;
 }
 
+/* Taps of few bytes waste the ends of their steps and are soon over: copy each pixel's inputs side
+ * by side, and let the kernel see one tap. */
+ptq_status ptq_conv_gather(const ptq_build *build, ptq_conv *c) {
+  enum { FEW_BYTES = 48, MOST_BYTES = 2048 };
+  const int32_t taps = c->phases->taps;
+  if (c->groups > 1 || c->phase_count > 1 || c->depthwise || taps == 1) return PTQ_OK;
+  if (c->k > FEW_BYTES || (int64_t)taps * c->k > MOST_BYTES) return PTQ_OK;
+  c->gathered = c->phases;
+  c->gathered_bytes = (size_t)c->k;
+  c->phases = ptq_alloc(sizeof *c->phases);
+  if (!c->phases) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
+  *c->phases = (ptq_phase){.taps = 1, .rows = c->gathered->rows};
+  c->phases->place = ptq_alloc(sizeof *c->phases->place);
+  if (!c->phases->place) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
+  c->k *= taps;
+  c->steps = (c->k + 3) / 4;
+  return PTQ_OK;
+}
+
 /* One pixel near the border: each tap by itself. */
 static void border_taps(const ptq_conv *c, const ptq_phase *p, const uint8_t *image,
                         const int64_t in[3], const uint8_t **rows) {
@@ -214,6 +233,31 @@ static void border_taps(const ptq_conv *c, const ptq_phase *p, const uint8_t *im
                   (uint64_t)x < (uint64_t)c->in_dims[2];
     rows[t * c->block_rows] =
         exists ? image + ((z * c->in_dims[1] + y) * c->in_dims[2] + x) * pixel : c->padding;
+  }
+}
+
+/* `run` pixels of one line, the first of which is at `in`. */
+static void line_pointers(const ptq_conv *c, const ptq_phase *p, const uint8_t *image,
+                          const int64_t in[3], int32_t run, const uint8_t **rows) {
+  const int64_t pixel = (int64_t)c->in_channels * (int64_t)c->in_element;
+  const int64_t step = p->in_step[2] * pixel;
+  const bool inside =
+      in[0] >= p->low[0] && in[0] <= p->high[0] && in[1] >= p->low[1] && in[1] <= p->high[1];
+  for (int32_t i = 0; i < run;) {
+    const int64_t at[3] = {in[0], in[1], in[2] + (int64_t)i * p->in_step[2]};
+    if (!inside || at[2] < p->low[2] || at[2] > p->high[2]) {
+      border_taps(c, p, image, at, rows + i);
+      i++;
+      continue;
+    }
+    const int32_t more = (int32_t)ptq_min(run - i, (p->high[2] - at[2]) / p->in_step[2] + 1);
+    const uint8_t *origin =
+        image + ((at[0] * c->in_dims[1] + at[1]) * c->in_dims[2] + at[2]) * pixel;
+    for (int32_t t = 0; t < p->taps; t++) {
+      const uint8_t *from = origin + p->offset[t], **to = rows + t * c->block_rows + i;
+      for (int32_t j = 0; j < more; j++) to[j] = from + j * step;
+    }
+    i += more;
   }
 }
 
@@ -234,25 +278,20 @@ void ptq_conv_pointers(const ptq_conv *c, const ptq_phase *p, int32_t group, int
     at[d] = n % p->count[d];
     n /= p->count[d];
   }
-  for (int32_t i = 0; i < count; i++) {
+  for (int32_t i = 0, run; i < count; i += run) { /* a piece of one line of output */
+    run = (int32_t)ptq_min(count - i, p->count[2] - at[2]);
     int64_t in[3], out[3];
-    bool interior = true;
     for (int32_t d = 0; d < 3; d++) {
       in[d] = at[d] * p->in_step[d];
       out[d] = at[d] * p->out_step[d] + p->out_first[d];
-      interior = interior && in[d] >= p->low[d] && in[d] <= p->high[d];
     }
-    pixels[i] = ((n * c->out_dims[0] + out[0]) * c->out_dims[1] + out[1]) * c->out_dims[2] + out[2];
-    if (interior) {
-      const uint8_t *origin =
-          x + n * image + ((in[0] * c->in_dims[1] + in[1]) * c->in_dims[2] + in[2]) * pixel;
-      for (int32_t t = 0; t < p->taps; t++) rows[t * c->block_rows + i] = origin + p->offset[t];
-    } else {
-      border_taps(c, p, x + n * image, in, rows + i);
-    }
-    for (int32_t d = 2; d >= 0 && ++at[d] == p->count[d]; d--) {
+    const int64_t line = ((n * c->out_dims[0] + out[0]) * c->out_dims[1] + out[1]) * c->out_dims[2];
+    for (int32_t j = 0; j < run; j++) pixels[i + j] = line + out[2] + j * p->out_step[2];
+    line_pointers(c, p, x + n * image, in, run, rows + i);
+    at[2] += run;
+    for (int32_t d = 2; d >= 0 && at[d] == p->count[d]; d--) {
       at[d] = 0;
-      if (d == 0) n++;
+      *(d > 0 ? &at[d - 1] : &n) += 1;
     }
   }
 }

@@ -30,8 +30,7 @@ PTQ_INLINE PTQ_AVX2 __m256i look_up(const uint8_t *table, __m256i x) {
 PTQ_AVX2 void ptq_lut_avx2(const uint8_t *table, const uint8_t *x, uint8_t *y, int64_t n) {
   int64_t i = 0;
   for (; i + 32 <= n; i += 32)
-    _mm256_storeu_si256((void *)(y + i),
-                        look_up(table, _mm256_loadu_si256((const void *)(x + i))));
+    _mm256_storeu_si256((void *)(y + i), look_up(table, _mm256_loadu_si256((const void *)(x + i))));
   ptq_lut_scalar(table, x + i, y + i, n - i);
 }
 #else

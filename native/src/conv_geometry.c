@@ -207,7 +207,7 @@ ptq_status ptq_conv_geometry(const ptq_build *build, const ptq_node *node, ptq_c
 /* Taps of few bytes waste the ends of their steps and are soon over: copy each pixel's inputs side
  * by side, and let the kernel see one tap. */
 ptq_status ptq_conv_gather(const ptq_build *build, ptq_conv *c) {
-  enum { FEW_BYTES = 48, MOST_BYTES = 2048 };
+  enum { FEW_BYTES = 24, MOST_BYTES = 2048 };
   const int32_t taps = c->phases->taps;
   if (c->groups > 1 || c->phase_count > 1 || c->depthwise || taps == 1) return PTQ_OK;
   if (c->k > FEW_BYTES || (int64_t)taps * c->k > MOST_BYTES) return PTQ_OK;

@@ -230,8 +230,11 @@ ptq_status ptq_prepare_conv(const ptq_build *build, ptq_node *node) {
   if (c->short_sums) status = ptq_conv_gather(build, c);
   if (status == PTQ_OK) status = ptq_conv_pack(build, node, c);
   if (status != PTQ_OK) return status;
-  node->state_bytes = (size_t)(c->phase_count * c->groups) *
-                      (size_t)(c->group_weights + 4 * c->group_parameters);
+  node->state_bytes =
+      (size_t)(c->phase_count * c->groups) * (size_t)(c->group_weights + 4 * c->group_parameters);
+  for (int32_t i = 0; c->short_sums && !c->depthwise && i < c->phase_count; i++)
+    node->state_bytes += (size_t)(c->groups * c->panel_count * c->phases[i].taps) *
+                         (sizeof(ptq_run) + (size_t)c->steps * sizeof(int32_t));
   for (int32_t i = 0; i < c->phase_count; i++)
     for (int32_t t = 0; t < c->phases[i].taps; t++)
       if (c->phases[i].place[t] >= 0)

@@ -157,6 +157,8 @@ ptq_status ptq_depthwise_sums(const ptq_build *build, const ptq_conv *c, ptq_pha
     if (p->place[t] >= 0) s.number[s.taps++] = t;
   enough = enough && allocate(c, p, s.taps);
   for (int32_t i = 0; enough && i < c->panel_count; i++) pack_panel(c, p, &s, i);
+  free(p->weights); /* the sums have them */
+  p->weights = NULL;
   free(s.number);
   free(s.weight);
   free(s.taken);

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..ir import DataError, Graph
 from ..ir.clone import clone
-from .accuracy import Goal, Outcome, Search, Trial
+from .accuracy import Goal, Search, Trial
 from .base import Context, Pass, Report
 from .bias import Bias
 from .calibrate import Calibrate
@@ -51,13 +51,13 @@ class Attempt:
         reports = pipeline.run(graph, context, replace(tools, before=(*tools.before, keep)))
         return Attempt(pipeline, graph, context, reports, kept[0] if kept else None)
 
-    def search(self, goal: Goal, miss: float) -> Outcome:
-        """Look for operators to leave in float so that the goal holds, which this misses."""
+    def search(self, goal: Goal, miss: float) -> Search:
+        """A search for operators to leave in float so that the goal holds, which this misses."""
         assert self.unplanned is not None
         graph, context = self.unplanned
         rest, given = self.pipeline.tail("plan")
         first = Trial(self.graph, self.reports, self.context.results, miss)
-        return Search(graph, context, rest, given, goal, first).run(self.context.losses)
+        return Search(graph, context, rest, given, goal, first)
 
     def take(self, trial: Trial) -> None:
         """Become what a search found."""
@@ -109,7 +109,7 @@ def to_metric(attempt: Attempt, goal: Drop) -> dict[str, Any]:
         "drop_at_first": goal.drop(goal.scores[-1]),
     }
     if miss > 0:
-        outcome = attempt.search(goal, miss)
+        outcome = attempt.search(goal, miss).run(attempt.context.losses)
         if outcome.trial is None:
             raise DataError(
                 f"the metric drops by {goal.drop(goal.scores[-1]):.4g} even when no operator runs "
@@ -202,7 +202,7 @@ def to_fidelity(
         if kept:
             best, miss = other, now
     if miss > 0 and best.unplanned is not None:
-        outcome = best.search(goal, miss)
+        outcome = best.search(goal, miss).run(best.context.losses)
         done |= outcome.as_dict()
         if outcome.trial is not None:
             best.take(outcome.trial)

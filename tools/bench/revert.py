@@ -1,0 +1,188 @@
+"""``python -m ptq_opt.tools.bench.revert``: holding a score, beside a greedy revert.
+
+The greedy way leaves one operator after the other in float, the one of the largest error first,
+and scores the model each time until the drop is allowed (as NNCF's accuracy control and POT do,
+which rank by scoring the model once per operator before; here both sides rank by `sensitivity`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ...ir import load
+from ...ir.engines import latencies
+from ...ir.samples import open_samples
+from ...ir.target import find_target
+from ...passes import Context, Instruments, Pipeline
+from ...passes.accuracy import Search, Trial
+from ...passes.hold import Attempt, Drop
+from ...passes.metric import Metric, Run
+from ...passes.placement import Placement
+from ...passes.price import price
+from ..report import conversions
+from .cases import Case, find_cases
+
+SECONDS = 5.0
+"""How long the results of a model are timed."""
+CASES = ("posenet_mobilenet_v1", "mobilenet_v2$", "squeezenet1_1")
+"""Models whose score falls with weights of 4 bits."""
+
+
+@dataclass
+class Row:
+    """One way to hold a score.
+
+    Attributes:
+        evaluations: of the score, the float model's left out.
+        reverted: operators back in float.
+        conversions: QuantizeLinear and DequantizeLinear an engine has to run.
+        predicted_ms, timed_ms: of a run, by the target's costs and in its engine.
+    """
+
+    model: str
+    way: str
+    drop: float
+    evaluations: int
+    reverted: int
+    conversions: int
+    predicted_ms: float
+    timed_ms: float
+
+
+@click.command()
+@click.option("--zoo", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--models", default="|".join(CASES), show_default=True, metavar="REGEX")
+@click.option("--weights", default="int4", show_default=True, help="As for ptq-opt.")
+@click.option("--max-drop", default=0.02, show_default=True, help="Of each model's own score.")
+@click.option("--samples", default=64, show_default=True, help="For calibration.")
+@click.option("--scored", default=96, show_default=True, help="Samples that are scored.")
+@click.option("--cache", default=Path("build/bench"), type=click.Path(path_type=Path))
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for all numbers.")
+def main(
+    zoo: Path,
+    models: str,
+    weights: str,
+    max_drop: float,
+    samples: int,
+    scored: int,
+    cache: Path,
+    json_file: Path | None,
+) -> None:
+    """Hold the score of trained models with least loss of speed, and greedily."""
+    cache.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    for case in find_cases(zoo, cache.resolve(), f"trained/({models})"):
+        found = compare(case, weights, max_drop, samples, scored)
+        rows += found
+        Console().print(table(found))
+        if json_file is not None:
+            json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+
+
+def compare(case: Case, weights: str, max_drop: float, samples: int, scored: int) -> list[Row]:
+    """Rows of a model: as planned, reverted greedily, and placed by the cut."""
+    graph = load(case.model)
+    goal = Drop(Metric(score_of(case, scored)), graph, max_drop)
+    context = Context(find_target("ort-cpu").storing(weights, None))
+    context.samples = open_samples(case.calibration, graph.inputs, samples)
+    attempt = Attempt.run(Pipeline(), graph, context, Instruments(verify="none"))
+    search = attempt.search(goal, goal(attempt.graph))
+    losses, _ = search.measure(search.start)
+    price(search.problem, search.units, search.graph, losses)
+    found = {"planned": (search.start, search.first, 1)}
+    before = len(goal.scores)
+    placement, trial = greedy(search)
+    found["greedy"] = placement, trial, len(goal.scores) - before
+    before = len(goal.scores)
+    if search.first.miss > 0 and search.run(losses).trial is not None and search.best is not None:
+        found["cut"] = *search.best, len(goal.scores) - before
+    engine, feeds = context.target.engine, next(iter(context.samples))
+    graphs = {way: trial.graph for way, (_, trial, _) in found.items()}
+    times = latencies(engine, graphs, feeds, threads=1, seconds=SECONDS)
+    return [
+        row(case.name, way, search, placement, trial, goal, count, times[way])
+        for way, (placement, trial, count) in found.items()
+    ]
+
+
+def score_of(case: Case, count: int) -> Callable[[Run], float]:
+    """The main score of a model of the zoo on its first test samples; higher is better."""
+    entry = case.entry
+    pairs = list(entry.samples(1, min(count, entry.test_count)))
+    sign = 1.0 if entry.higher_is_better else -1.0
+
+    def score(run: Run) -> float:
+        outputs = [run(feeds) for feeds, _ in pairs]
+        scores = entry.score(outputs, [label for _, label in pairs])
+        return sign * float(scores[entry.main_metric])
+
+    return score
+
+
+def greedy(search: Search) -> tuple[Placement, Trial]:
+    """Leave one operator after the other in float, that of the largest error first."""
+    integer, trial = list(search.start.integer), search.first
+    while trial.miss > 0 and any(integer):
+        worst = max(
+            (k for k, chosen in enumerate(integer) if chosen),
+            key=lambda k: (
+                search.problem.loss[k]
+                + sum(s.loss for s in search.problem.shared if k in s.operators)
+            ),
+        )
+        integer[worst] = False
+        trial = search.deploy(search.problem.placement(integer))
+    return search.problem.placement(integer), trial
+
+
+def row(
+    model: str,
+    way: str,
+    search: Search,
+    placement: Placement,
+    trial: Trial,
+    goal: Drop,
+    count: int,
+    nanoseconds: float,
+) -> Row:
+    """What a way came to."""
+    left = conversions(trial.graph)
+    return Row(
+        model,
+        way,
+        trial.miss + goal.most + goal.spread,
+        count,
+        sum(search.start.integer) - sum(placement.integer),
+        left.quantize + left.dequantize + left.requantize,
+        placement.time / 1e6,
+        nanoseconds / 1e6,
+    )
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """One line for each way."""
+    result = Table(title=rows[0].model, title_justify="left")
+    for name in ("way", "drop", "scored", "in float", "conversions", "predicted ms", "timed ms"):
+        result.add_column(name, justify="left" if name == "way" else "right")
+    for each in rows:
+        result.add_row(
+            each.way,
+            f"{each.drop:.4f}",
+            str(each.evaluations),
+            str(each.reverted),
+            str(each.conversions),
+            f"{each.predicted_ms:.2f}",
+            f"{each.timed_ms:.2f}",
+        )
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -24,7 +24,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m ptq_opt.tools.demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -42,7 +42,7 @@ def normal(n: int = 100_000) -> np.ndarray:
     st.lists(arrays(np.float32, (2, 3), elements=FLOATS | NEAR_ZERO), min_size=1, max_size=6),
     st.sampled_from([2, 5, 64]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_count_is_lost_and_every_element_is_in_its_bin(
     parts: list[np.ndarray], bins: int
 ) -> None:
@@ -59,7 +59,7 @@ def test_no_count_is_lost_and_every_element_is_in_its_bin(
 
 
 @given(st.lists(arrays(np.float32, (1, 4), elements=FLOATS | NEAR_ZERO), min_size=1, max_size=6))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_order_and_division_of_the_data_do_not_matter(parts: list[np.ndarray]) -> None:
     one, two = histogram(*parts, bins=16), histogram(*parts[::-1], bins=16)
     at_once = histogram(np.concatenate(parts, axis=1), bins=16)

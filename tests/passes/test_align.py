@@ -221,7 +221,7 @@ def test_tensors_whose_channels_only_factors_follow(per_tensor: bool) -> None:
     assert align(graph, per_tensor=per_tensor).matched == 2
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data(), per_tensor=st.booleans())
 def test_random_networks(data: st.DataObject, per_tensor: bool) -> None:
     align(random_network(data), count=4, per_tensor=per_tensor)

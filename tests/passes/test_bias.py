@@ -118,7 +118,7 @@ def test_vector_of_a_layer_whose_weights_alone_are_rounded():
 ops = st.sampled_from(["conv", "depthwise", "wide", "relu", "residual", "concat", "pool", "output"])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(ops, min_size=1, max_size=8), st.integers(0, 2**16))
 def test_the_mean_errors_vanish_in_random_nets(parts, seed):
     net = Net(("n", 4, 6, 6), seed)

@@ -66,7 +66,7 @@ def test_chains_collapse(body: str, expected: list[str]) -> None:
     assert ops(canonical(graph)) == expected
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.sampled_from(["Add", "Sub", "Mul", "Div"]), min_size=1, max_size=6))
 def test_any_chain_collapses_to_at_most_two(chain: list[str]) -> None:
     names = ["x", *(f"v{k}" for k in range(len(chain) - 1)), "y"]

@@ -280,7 +280,7 @@ def test_the_pre_activation_may_be_read_elsewhere() -> None:
 # -- everything ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data(), caps=st.booleans())
 def test_random_networks(data: st.DataObject, caps: bool) -> None:
     report: Report = apply(CAP if caps else Equalize(), random_network(data), tolerance=1e-4)

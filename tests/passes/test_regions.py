@@ -367,7 +367,7 @@ def test_vectors_of_a_shift() -> None:
 # -- random networks -------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), kind=st.sampled_from(["scale", "shift"]))
 def test_random_networks(data: st.DataObject, kind: Kind) -> None:
     disturb(random_network(data), kind)

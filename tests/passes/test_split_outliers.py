@@ -186,7 +186,7 @@ def test_options_are_checked(options: dict[str, float]) -> None:
         SplitOutliers(**options)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data(), method=st.sampled_from(["aware", "naive"]))
 def test_random_networks(data: st.DataObject, method: str) -> None:
     report = split(random_network(data), expand=0.3, limit=1.0, method=method)

@@ -24,6 +24,8 @@ from .single_errors import single_errors
 from .units import weight_slot
 
 FLOAT = "float"
+USUAL_SIZE = 0.2
+"""Share of the bytes in float where no budget is given: between 4 and 8 bits."""
 LITTLE = 0.01
 """All time of the float model is worth this share of the bytes of its weights."""
 CHEAP = "float fits the budget and loses nothing"
@@ -40,7 +42,8 @@ class Bits(Pass):
     Attributes:
         formats: of weights beside float, spelled as for `--weights`. Eight bits compute in
             integers, all others are stored so and compute in float.
-        size: bytes of the weights at most, as a share of what they are in float.
+        size: bytes of the weights at most, as a share of what they are in float; a fifth where no
+            budget is given.
         time: predicted time at most, as a share of that in float.
         sqnr: predicted signal to noise ratio of the outputs at least, in dB, for the least bytes.
         samples: to measure errors on, at most so many.
@@ -60,7 +63,7 @@ class Bits(Pass):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if sum(bound > 0 for bound in (self.size, self.time, self.sqnr)) != 1:
+        if sum(bound > 0 for bound in (self.size, self.time, self.sqnr)) > 1:
             raise ValueError("give one budget: size, time or sqnr")
         if not self.formats or self.samples < 1:
             raise ValueError("formats must not be empty, samples at least 1")
@@ -123,7 +126,7 @@ class Bits(Pass):
             found = good_enough(points, loss=10 ** (-self.sqnr / 10))
             told = f"{self.sqnr:g} dB"
         else:
-            bound = self.time or self.size
+            bound = self.time or self.size or USUAL_SIZE
             found = within(points, amount=bound * whole)
             told = f"{bound:.0%} of the {'time' if self.time else 'bytes'} in float"
         if found is None:

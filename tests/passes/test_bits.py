@@ -9,6 +9,7 @@ from rewriting import net, noise
 from ptq_opt.ir import Graph, UsageError
 from ptq_opt.ir.samples import random_samples
 from ptq_opt.ir.target import find_target
+from ptq_opt.ir.text import print_graph
 from ptq_opt.passes import Context, Pipeline
 from ptq_opt.passes.bits import Bits
 from ptq_opt.passes.deployed import deployed
@@ -106,10 +107,16 @@ def test_a_budget_that_nothing_meets() -> None:
         assign(network(), size=0.1)
 
 
-@pytest.mark.parametrize("options", [{}, {"size": 0.2, "time": 0.5}])
-def test_one_budget(options: dict[str, float]) -> None:
+def test_one_budget() -> None:
     with pytest.raises(ValueError, match="give one budget"):
-        Bits(**options)
+        Bits(size=0.2, time=0.5)
+
+
+def test_the_usual_budget_is_a_fifth_of_the_bytes() -> None:
+    usual, given = network(), network()
+    assign(usual)
+    assign(given, size=0.2)
+    assert print_graph(usual) == print_graph(given)
 
 
 def test_weights_that_two_operators_read_have_one_format() -> None:

@@ -54,8 +54,8 @@ class Round(Pass):
     name: ClassVar[str] = "round"
     requires: ClassVar[tuple[str, ...]] = ("plan", "filters", "accumulators")
 
-    samples: int = 128
-    places: int = 8192
+    samples: int = 300
+    places: int = 16384
     by_order: bool = False
 
     def __post_init__(self) -> None:

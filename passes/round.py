@@ -55,7 +55,7 @@ class Round(Pass):
     requires: ClassVar[tuple[str, ...]] = ("plan", "filters", "accumulators")
 
     samples: int = 300
-    places: int = 16384
+    places: int = 32768
     by_order: bool = False
 
     def __post_init__(self) -> None:

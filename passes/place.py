@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,14 +84,12 @@ class Places:
         return Explanation(why, saves / 1e3, added / 1e3, loss, times.source)
 
 
-def places(
-    units: list[Unit], graph: Graph, target: Target, losses: Mapping[Unit, float] | None = None
-) -> Places:
+def places(units: list[Unit], graph: Graph, target: Target) -> Places:
     """State the problem of placing `units`: shared conversions, no kernel, the graph's ends."""
     problem = Problem()
     times = [unit_times(unit, target) for unit in units]
-    for unit, time in zip(units, times, strict=True):
-        problem.add(time.in_float, time.in_integers, (losses or {}).get(unit, 0.0))
+    for time in times:
+        problem.add(time.in_float, time.in_integers)
     outside = problem.add(0.0, np.inf)
     maker = {v: k for k, unit in enumerate(units) for v in unit.results}
     reader = {n: k for k, u in enumerate(units) for n in (u.node, u.after) if n is not None}

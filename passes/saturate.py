@@ -134,12 +134,12 @@ def expected_errors(steps: Array) -> Array:
     Returns:
         [factors, rows].
     """
-    pairs = np.abs(_pairs(steps)).sum(-1)
-    alike = _pairs(steps).prod(-1) > 0
-    row, _ = place = np.nonzero(alike & (pairs > MOST))
-    sums, count = pairs[place], len(steps)
+    pairs = _pairs(steps)
+    sums, alike = np.abs(pairs).sum(-1), pairs.prod(-1) > 0
+    row, _ = place = np.nonzero(alike & (sums > MOST))
+    over, count = sums[place], len(steps)
     rounding = np.count_nonzero(steps, axis=1) / 12
-    excess = [np.maximum(sums / factor - MOST, 0.0) for factor in FACTORS]
+    excess = [np.maximum(over / factor - MOST, 0.0) for factor in FACTORS]
     moved = np.stack([np.bincount(row, np.square(e) / 2, count) for e in excess])
     return np.asarray(np.square(FACTORS)[:, None] * (rounding + moved))
 

@@ -51,7 +51,7 @@ class Sensitivity(Pass):
             return
         found = self._measured(graph, context)
         report.matched = len(found.sources)
-        context.losses = {key(source.value): _loss(source) for source in found.sources}
+        context.losses = {key(source.value): loss_of(source) for source in found.sources}
         context.results["sensitivity"] = describe(found, self.measure)
         for line in checks(found):
             report.note(line)
@@ -66,7 +66,8 @@ class Sensitivity(Pass):
             return single_errors(graph, context.target, samples, MEASURES[self.measure], advance)
 
 
-def _loss(source: Source) -> Loss:
+def loss_of(source: Source) -> Loss:
+    """What placement pays for an operator: its part from rounded weights, and from its tensor."""
     total = max(float(source.alone.sum()), 0.0)
     return Loss(total * source.rounding, total * (1 - source.rounding))
 

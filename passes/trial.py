@@ -26,6 +26,7 @@ from .pnorm import least_power
 from .quant import write_qdq
 from .saturate import Saturate
 from .search import Params, Real, Space
+from .sensitivity import loss_of
 from .single_errors import single_errors
 from .units import integer_layers
 from .zero_filter import ZeroFilter
@@ -158,11 +159,7 @@ def single_losses(planned: Graph, samples: Samples, context: Context) -> Mapping
     if context.losses is not None:
         return context.losses
     found = single_errors(planned, context.target, samples, MEASURES["sqnr"])
-    losses = {}
-    for source in found.sources:
-        total = max(float(source.alone.sum()), 0.0)
-        losses[key(source.value)] = Loss(total * source.rounding, total * (1 - source.rounding))
-    return losses
+    return {key(source.value): loss_of(source) for source in found.sources}
 
 
 # -- where LAPQ starts -----------------------------------------------------------------------------

@@ -200,6 +200,13 @@ def test_links_and_paths_exist(document: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
+def test_tests_that_are_named_exist() -> None:
+    found = [named for d in DOCS for named in re.findall(r"`(tests/[\w/.]+)::(\w+)`", read(d.name))]
+    assert found
+    for path, name in found:
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{name}"
+
+
 def slug(heading: str) -> str:
     """The anchor that GitHub gives a heading."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")

@@ -57,6 +57,26 @@ def activation_rule(text: str, usual: GridRule | None) -> GridRule | None:
     return _parse("activations", text, usual, ACTIVATIONS)
 
 
+def layer_rule(text: str, usual: GridRule | None, others: GridRule | None) -> tuple[str, GridRule]:
+    """A pattern of layers and how they store their weights, from `PATTERN=TYPE:OPTIONS`.
+
+    What `text` does not say is as for the `others`, but that scales of blocks become scales of
+    channels, and the symmetry is the `usual` one.
+
+    Raises:
+        UsageError: `text` spells no rule.
+    """
+    match = re.fullmatch(r"(.+)=(u?int\d+(?::.*)?)", text)
+    if match is None:
+        raise UsageError(f"'{text}' does not say PATTERN=TYPE, such as 'head=int8'")
+    rule = usual or GridRule(symmetric=True)
+    if others is not None:
+        rule = replace(rule, per_channel=others.per_channel or others.block > 0)
+    found = weight_rule(match[2], replace(rule, block=0))
+    assert found is not None
+    return match[1], found
+
+
 def _parse(
     what: str, text: str, usual: GridRule | None, allowed: tuple[DType, ...]
 ) -> GridRule | None:

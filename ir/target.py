@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from os import PathLike
@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from .dtypes import DType
 from .errors import UsageError
-from .grid_rule import ACTIVATIONS, WEIGHTS, GridRule, activation_rule, weight_rule
+from .grid_rule import ACTIVATIONS, WEIGHTS, GridRule, activation_rule, layer_rule, weight_rule
 from .timings import Timings
 
 if sys.version_info >= (3, 11):
@@ -69,6 +69,8 @@ class Target:
         name, summary: for people.
         opset: lowest version of the standard operators the quantized file uses.
         activations, weights: their grids, None where they stay in float.
+        layers: (pattern, rule) of layers that store their weights otherwise; the first that selects
+            a layer counts, see `passes/select.py`.
         bias: integer type of biases, None where they stay float.
         compute: operators that integers make faster, with constant weights (MatMul also without).
         light: operators that run in integers where that saves conversions.
@@ -89,6 +91,7 @@ class Target:
     opset: int = 13
     activations: GridRule | None = USUAL_ACTIVATIONS
     weights: GridRule | None = USUAL_WEIGHTS
+    layers: tuple[tuple[str, GridRule], ...] = ()
     bias: DType | None = DType.INT32
     compute: frozenset[str] = frozenset({"Conv", "Gemm", "MatMul"})
     light: frozenset[str] = frozenset()
@@ -104,17 +107,28 @@ class Target:
 
     def __post_init__(self) -> None:
         """Refuse what ONNX Runtime does not load, which has to run every result once."""
-        weights, activations = self.weights, self.activations
-        if weights is None or activations is None or activations.dtype.bits != 8:
+        if self.activations is None or self.activations.dtype.bits != 8:
             return
         cure = "give activations 16 bits, or none"
-        if weights.dtype.bits == 2:
-            raise UsageError(f"weights of 2 bits do not go with activations of 8: {cure}")
-        if weights.dtype.bits == 8 and weights.block:
-            raise UsageError(f"blocks of 8-bit weights do not go with activations of 8: {cure}")
+        for weights in (self.weights, *(rule for _, rule in self.layers)):
+            if weights is not None and weights.dtype.bits == 2:
+                raise UsageError(f"weights of 2 bits do not go with activations of 8: {cure}")
+            if weights is not None and weights.dtype.bits == 8 and weights.block:
+                raise UsageError(f"blocks of 8-bit weights do not go with activations of 8: {cure}")
 
-    def storing(self, weights: str | None = None, activations: str | None = None) -> Target:
+    def storing(
+        self,
+        weights: str | None = None,
+        activations: str | None = None,
+        layers: Sequence[str] = (),
+    ) -> Target:
         """The target with other grids, spelled as in `grid_rule`; None keeps what it has.
+
+        Args:
+            weights: type with options.
+            activations: likewise.
+            layers: `PATTERN=TYPE:OPTIONS`, how the layers selected store their weights instead.
+                What is not said is as for other weights, but 8 bits have no blocks.
 
         Raises:
             UsageError: one of them spells no grid, or they do not go together.
@@ -124,7 +138,16 @@ class Target:
             new_weights = weight_rule(weights, self.weights)
         if activations is not None:
             new_activations = activation_rule(activations, self.activations)
-        return replace(self, weights=new_weights, activations=new_activations)
+        found = tuple(layer_rule(text, self.weights, new_weights) for text in layers)
+        return replace(
+            self, weights=new_weights, activations=new_activations, layers=(*found, *self.layers)
+        )
+
+    def per_tensor(self) -> Target:
+        """The target with one scale per tensor of weights."""
+        rule = self.weights and replace(self.weights, per_channel=False)
+        layers = tuple((name, replace(each, per_channel=False)) for name, each in self.layers)
+        return replace(self, weights=rule, layers=layers)
 
     @property
     def scales_per_channel(self) -> bool:

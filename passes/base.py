@@ -114,7 +114,7 @@ class Context:
         report: of the pass that is running.
         results: findings by topic that a pass leaves for the end report (JSON-ready).
         placement: whether each unit runs in integers, where a search decided; else `plan` does.
-        exclude: nodes to leave in float, see `selects`.
+        exclude: nodes to leave in float, see `select.selects`.
     """
 
     target: Target
@@ -208,18 +208,6 @@ def single_reader(value: Value) -> Node | None:
         return None
     ((node, slot),) = value.uses
     return node if slot >= 0 and node.outputs else None
-
-
-def selects(pattern: str, node: Node) -> bool:
-    """True when `pattern` is found in the node's name (that of its first output when unnamed).
-
-    `op:TYPE` selects by operator type instead. Both are regular expressions; a type must match
-    as a whole.
-    """
-    if pattern.startswith("op:"):
-        return re.fullmatch(pattern[3:], node.op) is not None
-    name = node.name or next((v.name for v in node.outputs if v.name), "")
-    return re.search(pattern, name) is not None
 
 
 def all_nodes(graph: Graph) -> Iterator[tuple[Graph, Node]]:

@@ -104,7 +104,7 @@ class Bits(Pass):
             for label, rule in enumerate(menu.rules):
                 if rule is None:
                     continue
-                target = replace(context.target, weights=rule)
+                target = replace(context.target, weights=rule, layers=())
                 clear(graph)
                 for unit, integer in zip(units, menu.found.most, strict=False):
                     unit.integer = integer

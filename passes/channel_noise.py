@@ -21,6 +21,7 @@ from ..ir.target import Target
 from ..ir.tensor import Array
 from .channel_data import ChannelData
 from .regions import Channels, Linear, Region
+from .select import rule_of
 
 RULES = ("mean-max", "min-max")
 """How ranges may follow from samples; methods of `ir.calibration`."""
@@ -97,7 +98,7 @@ class _Rows:
 
     def noise(self, factors: Array, power: Array, target: Target) -> Array:
         """Energy of the error [outputs] of rounding the rescaled weights, on the old scale."""
-        rule = target.weights
+        rule = rule_of(self.linear.node, target)
         if rule is None:
             return np.zeros(len(self.largest))
         inner, outer = factors[self.ins], factors[self.outs]

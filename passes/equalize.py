@@ -37,7 +37,8 @@ class Equalize(Pass):
         clips: what to do at a Clip with an absolute bound, that no factor passes. `keep` leaves
             channels on both sides as they are: engines compute a Clip inside the operator before.
             `cap` writes it as Relu (or Max) and Min with a bound per channel, where a factor is to
-            pass: exact as well, but an operator of its own.
+            pass: exact as well, but an operator of its own. `auto` does that where all weights of a
+            layer share a scale, so that their ranges matter most.
         limit: factors lie between 1/limit and limit.
     """
 
@@ -46,7 +47,7 @@ class Equalize(Pass):
     invalidates: ClassVar[tuple[str, ...]] = ("ranges", "plan")
     preserves_function: ClassVar[bool] = True
 
-    clips: Literal["keep", "cap"] = "keep"
+    clips: Literal["auto", "keep", "cap"] = "auto"
     limit: float = 100.0
 
     def __post_init__(self) -> None:
@@ -57,7 +58,8 @@ class Equalize(Pass):
     def run(self, graph: Graph, context: Context) -> None:
         """Rescale every region."""
         infer(graph)
-        channels = find_channels(graph, "scale", caps=self.clips == "cap")
+        worth = self.clips == "auto" and not context.target.scales_per_channel
+        channels = find_channels(graph, "scale", caps=worth or self.clips == "cap")
         for linear, reason in channels.frozen:
             context.report.skip(reason, linear.node)
         factors = self._factors(channels)

@@ -9,12 +9,13 @@ from typing import ClassVar
 from ..ir import Graph, UsageError, Value, shapes
 from ..ir.engines import installed, latencies, machine, version
 from ..ir.samples import random_samples
-from .base import Context, Pass, selects
+from .base import Context, Pass
 from .deployed import deployed
 from .grids import Span
 from .place import Places, places, settle
 from .placement import solve
 from .plan import annotate, candidates, clear, tell
+from .select import selects
 from .units import Unit
 
 PLACED, INTEGER, FLOAT = "placed", "all in integers", "all in float"

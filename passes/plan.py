@@ -18,6 +18,7 @@ from .grids import Groups, Span, demanded, group, spans_of_groups, weight_grid
 from .place import places, settle
 from .placement import solve
 from .price import price
+from .select import rule_of
 from .units import (
     Unit,
     data_inputs,
@@ -162,8 +163,9 @@ def assign_weights(unit: Unit, target: Target) -> None:
     """Set the grid of an operator's constant weights, if it has any."""
     slot = weight_slot(unit.node)
     weights = unit.node.inputs[slot] if slot is not None else None
-    if weights is not None and target.weights is not None:
-        weights.quant = weight_grid(finite(weights, unit), unit.node, target.weights)
+    rule = rule_of(unit.node, target)
+    if weights is not None and rule is not None:
+        weights.quant = weight_grid(finite(weights, unit), unit.node, rule)
 
 
 def weights_only(graph: Graph, context: Context) -> list[Unit]:
@@ -171,7 +173,7 @@ def weights_only(graph: Graph, context: Context) -> list[Unit]:
     left_out = excluded(graph, context.exclude)
     units = [Unit(node, None, None) for node in graph.order()]
     for unit in units:
-        node, rule = unit.node, context.target.weights
+        node, rule = unit.node, rule_of(unit.node, context.target)
         unit.reason = (
             left_out.get(node) or no_stored_weights(node, left_out) or miscomputed(node, rule)
         )
@@ -228,6 +230,11 @@ def tell(units: list[Unit], graph: Graph, context: Context) -> None:
         }
         for unit in units
     ]
+    stored = Counter(stored_weights(unit.node) for unit in units)
+    types = {name: count for name, count in stored.items() if name not in ("", "float")}
+    if len(types) > 1:
+        told = ", ".join(f"{count} {name}" for name, count in sorted(types.items()))
+        report.note(f"layers by type of their weights: {told}")
     for what, found in (
         ("in integers", (u.node.op for u in units if u.integer)),
         ("weights in integers", (u.node.op for u in units if not (u.integer or u.reason))),

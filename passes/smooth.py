@@ -18,6 +18,7 @@ from .channel_data import ChannelData, collect
 from .grids import weight_grid
 from .regions import float_constant
 from .rescale import dead
+from .select import rule_of
 from .units import find_units
 
 ALPHAS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -147,12 +148,14 @@ def _error(
     rows = unseen.elements.transpose(0, 2, 1).reshape(-1, len(factors)).astype(np.float32)
     rows = rows[:: -(-len(rows) // ROWS)]
     low, high = (learned.low / factors).min(), (learned.high / factors).max()
-    rule, weight_rule = target.activations, target.weights
-    assert rule is not None and weight_rule is not None
+    rule = target.activations
+    assert rule is not None
     info = grid(low, high, rule.dtype, symmetric=rule.symmetric)
     rounded, error = info.fake(rows / factors.astype(np.float32)), 0.0
     for reader, matrix in zip(readers, weights, strict=True):
         scaled = (matrix * factors[:, None]).astype(np.float32)
+        weight_rule = rule_of(reader, target)
+        assert weight_rule is not None
         stored = weight_grid(_like(reader, scaled), reader, weight_rule)
         product = rows @ matrix
         wrong = rounded @ _like(reader, stored.kept(_like(reader, scaled))) - product

@@ -17,6 +17,7 @@ from .base import Context, Pass, Skip
 from .costs import operations
 from .grids import weight_grid
 from .regions import float_constant
+from .select import rule_of
 from .units import input_axis
 
 WORTH = 0.9
@@ -66,7 +67,7 @@ class SplitOutliers(Pass):
             work = operations(node)
             total, report.matched = total + work, report.matched + 1
             try:
-                share = self._split(graph, node, rule)
+                share = self._split(graph, node, rule_of(node, context.target) or rule)
             except Skip as declined:
                 report.skip(str(declined), node)
                 continue

@@ -55,8 +55,10 @@ def realize(graph: Graph, context: Context, params: Params, bits: float = 0.0) -
         bits: mean number per weight that the layers raised to `MORE_BITS` must leave.
     """
     target, known = context.target, context.calibration
-    if params.get(GRANULARITY) == "tensor" and target.weights is not None:
-        target = replace(target, weights=replace(target.weights, per_channel=False))
+    if bits:
+        target = replace(target, layers=())
+    if params.get(GRANULARITY) == "tensor":
+        target = target.per_tensor()
     calibration = known and scaled(known, params)
     inner = replace(context, target=target, calibration=calibration, report=Report(""))
     Plan().run(graph, inner)

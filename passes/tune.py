@@ -183,5 +183,6 @@ def _label(context: Context, samples: int, bits: float) -> str:
     """Tells studies of other models, data, targets and objectives apart."""
     known = context.calibration
     ranges = {} if known is None else {n: r.rows.tolist() for n, r in known.ranges.items()}
-    metric = context.metric and context.metric.lower_is_better
-    return repr((ranges, context.target.name, context.target.weights, samples, bits, metric))
+    metric, target = context.metric and context.metric.lower_is_better, context.target
+    stored = (target.weights, target.layers) if target.layers else target.weights
+    return repr((ranges, target.name, stored, samples, bits, metric))

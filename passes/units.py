@@ -15,8 +15,9 @@ import numpy as np
 from ..ir import DType, Graph, Node, QuantInfo, Value
 from ..ir.grid_rule import GridRule
 from ..ir.target import Kind, Target
-from .base import selects, single_reader
+from .base import single_reader
 from .pattern import scalar
+from .select import rule_of, selects
 
 if TYPE_CHECKING:
     from .place import Explanation
@@ -174,7 +175,7 @@ def obstacle(node: Node, kind: Kind | None, target: Target) -> str:
         if value.dtype is not DType.FLOAT:
             found = "an unknown type" if value.dtype is None else value.dtype.name.lower()
             return f"computes in {found}, not in float"
-    return _special_case(node, kind) or miscomputed(node, target.weights)
+    return _special_case(node, kind) or miscomputed(node, rule_of(node, target))
 
 
 def _special_case(node: Node, kind: Kind) -> str:

@@ -21,12 +21,14 @@ from ..ir.target import DEFAULT as DEFAULT_TARGET
 from ..ir.target import Target, find_target
 from ..ir.timings import read_timings
 from ..passes import Context, Instruments, Pass, Pipeline
-from ..passes.base import Progress, no_progress, selects
+from ..passes.base import Progress, no_progress
 from ..passes.hold import Attempt
 from ..passes.metric import Run
+from ..passes.reconstruct import FEW_BITS
 from ..passes.registry import DATA_FREE, DEFAULT
+from ..passes.select import selects
 from .asked import Asked
-from .checks import check_exclude, check_source
+from .checks import check_patterns, check_source
 from .fidelity import Reference
 from .report import Decision, Fidelity, Report, conversions, weight_bytes
 
@@ -49,6 +51,8 @@ WITHOUT_DATA = (
     "reads these stays in float); biases are corrected by predicted means, unjudged; the result "
     "was not compared with the float model. A hundred samples (--data) do better on each count"
 )
+ENDS = "is:end=int8"
+"""Added to weights of few bits, see docs/command-line.md."""
 MADE_UP = 16
 """Random samples when there is no data: more would not make their ranges any truer."""
 
@@ -114,6 +118,7 @@ def quantize(
     target: str | os.PathLike[str] | Target = DEFAULT_TARGET,
     weights: str | None = None,
     activations: str | None = None,
+    layer_weights: Sequence[str] = (),
     costs: str | os.PathLike[str] | None = None,
     samples: int = 300,
     data_free: bool = False,
@@ -142,12 +147,16 @@ def quantize(
         weights: how to store them instead of the target's way: "int8", "int4:block=32",
             "uint4", "none" (float) ..., see `ptq_opt.ir.grid_rule`.
         activations: the same: "uint8", "int16", "none" (only weights are stored as integers) ...
+        layer_weights: how some layers store their weights instead, "PATTERN=TYPE": a pattern as for
+            `exclude`, a type as for `weights`; the first that fits counts. With `weights` of 4 bits
+            or fewer "is:end=int8" is added: the first and the last layers have 8.
         costs: file of times made by `ptq-opt cost`; without it the target's rough ones hold.
         samples: use at most this many, spread over the data; up to 8 more are used to judge the
             result, or some of these are held back for it.
         data_free: use no samples, not even made-up ones: ranges and means follow from the
             model's BatchNormalization.
-        exclude: nodes to keep in float: regular expressions searched in node names, or "op:TYPE".
+        exclude: nodes to keep in float: regular expressions searched in node names, "op:TYPE", or
+            "is:end" and "is:depthwise", see `passes/select.py`.
         metric: `function(run) -> float`, or "module:function", where `run(feeds)` gives the outputs
             of a model: operators go back to float until its value is at most `max_drop` worse.
         max_drop: in the metric's own unit; 0.01 when left out.
@@ -176,7 +185,7 @@ def quantize(
     if data_free and data is not None:
         raise UsageError("a data-free run takes no data: give one of the two")
     pipeline = Pipeline(passes if passes is not None else DATA_FREE if data_free else DEFAULT)
-    goal = find_target(target).storing(weights, activations)
+    goal = _storing(find_target(target), weights, activations, layer_weights)
     if costs is not None:
         goal = replace(goal, timings=read_timings(Path(costs)))
     asked = Asked.of(metric, max_drop, lower_is_better, min_sqnr, pipeline)
@@ -185,7 +194,8 @@ def quantize(
     context.exclude = (*exclude, *(f"^{re.escape(name)}$" for name in nodes_to_exclude))
     with progress("load", None):
         graph = load(model)
-        check_exclude(graph, context.exclude)
+        check_patterns(graph, context.exclude, "--exclude")
+        check_patterns(graph, [pattern for pattern, _ in goal.layers], "--layer-weights")
         if "quantized" in facts:
             check_source(graph)
     report = Report(_describe(model, "model in memory"), goal.name, pipeline.spec, seed=seed)
@@ -227,6 +237,15 @@ def quantize(
     report.warnings += [WITHOUT_DATA] * (data_free and "ranges" in facts)
     report.seconds = time.perf_counter() - start
     return Result(graph, report)
+
+
+def _storing(
+    target: Target, weights: str | None, activations: str | None, layers: Sequence[str]
+) -> Target:
+    """The target with the grids asked for; where few bits are, the ends get 8."""
+    asked = target.storing(weights, activations, layers)
+    few = asked.weights is not None and asked.weights.dtype.bits <= FEW_BITS
+    return target.storing(weights, activations, (*layers, ENDS)) if weights and few else asked
 
 
 def _run_in_float(graph: Graph, data: Data, *, made_up: bool) -> Reference:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir import DType, Graph, ModelError, Node, UsageError, Value
-from ..passes.base import all_nodes, examples, selects
+from ..passes.base import all_nodes, examples
 from ..passes.registry import nearest
+from ..passes.select import ROLES, selects
 
 QUANTIZES = ("QuantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -65,7 +66,7 @@ def _check_finite(value: Value, reader: Node) -> None:
     )
 
 
-def check_exclude(graph: Graph, patterns: Sequence[str]) -> None:
+def check_patterns(graph: Graph, patterns: Sequence[str], option: str) -> None:
     """`UsageError` for a pattern that is malformed or selects nothing (as far as can be told)."""
     nodes = [node for _, node in all_nodes(graph)]
     for pattern in patterns:
@@ -73,11 +74,13 @@ def check_exclude(graph: Graph, patterns: Sequence[str]) -> None:
             if any(selects(pattern, node) for node in nodes):
                 continue
         except re.error as error:
-            raise UsageError(
-                f"--exclude '{pattern}' is not a regular expression: {error}"
-            ) from None
+            raise UsageError(f"{option} '{pattern}' is not a regular expression: {error}") from None
         if graph.info.functions:  # operators in them get their names when they are written out
             continue
+        if pattern.startswith("is:"):
+            if pattern[3:] in ROLES:  # told once constants are known
+                continue
+            raise UsageError(f"no role is called '{pattern[3:]}'{nearest(pattern[3:], ROLES)}")
         if pattern.startswith("op:"):
             known = sorted({node.op for node in nodes})
             raise UsageError(
@@ -86,4 +89,4 @@ def check_exclude(graph: Graph, patterns: Sequence[str]) -> None:
         names = [node.name or node.output.name for node in nodes if node.outputs]
         close = nearest(pattern, names) if len(names) <= 5000 else ""
         hint = close if "did you mean" in close else ""
-        raise UsageError(f"no node's name matches --exclude '{pattern}'{hint}")
+        raise UsageError(f"no node's name matches {option} '{pattern}'{hint}")

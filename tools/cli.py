@@ -58,6 +58,7 @@ class Options:
     target: str
     weights: str | None
     activations: str | None
+    layer_weights: tuple[str, ...]
     costs: Path | None
     samples: int
     metric: str | None
@@ -92,6 +93,7 @@ class Options:
         words += [f"--passes={passes}", f"--target={self.target}", f"--samples={self.samples}"]
         words += [f"--weights={self.weights}"] if self.weights else []
         words += [f"--activations={self.activations}"] if self.activations else []
+        words += [f"--layer-weights={text}" for text in self.layer_weights]
         words += [f"--costs={self.costs}"] if self.costs else []
         words += [f"--metric={self.metric}"] if self.metric else []
         words += [f"--max-drop={self.max_drop:g}"] if self.max_drop is not None else []
@@ -169,6 +171,9 @@ class Command(click.Command):
 @click.option("--target", default=DEFAULT_TARGET, show_default=True, help="Name or TOML file.")
 @click.option("--weights", metavar="TYPE[:OPTIONS]", help="int8, int4:block=32, uint4, none ...")
 @click.option("--activations", metavar="TYPE", help="uint8, int8, int16, uint16, none.")
+@click.option(
+    "--layer-weights", metavar="REGEX=TYPE", multiple=True, help="The same for nodes named so."
+)
 @click.option("--costs", type=EXISTING, help="Times made by ptq-opt cost.")
 @click.option("--samples", default=300, show_default=True, help="Use at most N samples.")
 @click.option("--exclude", metavar="REGEX", multiple=True, help="Keep nodes named so in float.")
@@ -253,6 +258,7 @@ def _quantize(options: Options, pipeline: Pipeline, output: Path) -> None:
             target=options.target,
             weights=options.weights,
             activations=options.activations,
+            layer_weights=options.layer_weights,
             costs=options.costs,
             samples=options.samples,
             data_free=options.data_free,

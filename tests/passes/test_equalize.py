@@ -1,6 +1,6 @@
 """Cross-layer equalization: the vectors of the literature, and where implementations went wrong."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -10,8 +10,9 @@ from random_channels import random_network
 from rewriting import apply, net, noise, ops
 
 from ptq_opt.ir import Graph
+from ptq_opt.ir.target import find_target
 from ptq_opt.ir.tensor import Array
-from ptq_opt.passes import Report
+from ptq_opt.passes import Context, Report
 from ptq_opt.passes.equalize import Equalize
 from ptq_opt.passes.rescale import equalizing_factors
 
@@ -226,6 +227,19 @@ def test_a_clip_to_6_is_left_alone() -> None:
     assert report.rewritten == 0
     assert "Clip: its bounds are absolute, a factor would move them" in report.skipped
     assert all(np.array_equal(a, b) for a, b in zip(before, constants(graph), strict=True))
+
+
+def test_a_clip_to_6_is_capped_where_a_tensor_of_weights_has_one_scale() -> None:
+    def operators(clips: Literal["auto", "keep"], weights: str) -> list[str]:
+        graph = clipped()
+        target = find_target("ort-cpu").storing(weights)
+        Equalize(clips=clips).run(graph, Context(target))
+        return ops(graph)
+
+    assert operators("auto", "int8:per-tensor") == ["Gemm", "Relu", "Min", "Gemm"]
+    assert operators("auto", "int8:per-channel") == ["Gemm", "Clip", "Gemm"]
+    assert operators("auto", "none") == ["Gemm", "Clip", "Gemm"]
+    assert operators("keep", "int8:per-tensor") == ["Gemm", "Clip", "Gemm"]
 
 
 def test_caps_make_a_clip_to_6_exact() -> None:

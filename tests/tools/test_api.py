@@ -1,9 +1,11 @@
 """`ptq_opt.quantize` and the package's surface."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -312,7 +314,40 @@ def test_other_widths(
 
 
 def test_weights_only_is_told_in_the_report(model: onnx.ModelProto, samples: list[Feeds]) -> None:
-    report = quantize(model, samples, weights="int4", activations="none").report
+    all_int4 = {"weights": "int4", "layer_weights": ["is:end=int4"]}
+    report = quantize(model, samples, activations="none", **all_int4).report
     assert report.stored() == {"Conv": 2, "Gemm": 1}
     assert "Computed in float, with weights stored as integers" in str(report)
     assert report.weight_bytes[1] < report.weight_bytes[0] / 6
+
+
+def test_ends_have_8_bits_where_others_have_few(
+    model: onnx.ModelProto, samples: list[Feeds]
+) -> None:
+    def types(**given: Any) -> list[str]:
+        found = quantize(model, samples, **given).report.decisions
+        return [d.weights for d in found if d.op in ("Conv", "Gemm")]
+
+    assert types(weights="int4") == ["int8", "int4", "int8"]
+    assert types(weights="int4", layer_weights=["is:end=int4"]) == ["int4", "int4", "int4"]
+    assert types(weights="int4", layer_weights=["second=int8"]) == ["int8", "int8", "int8"]
+    assert types(layer_weights=["second=int4"]) == ["int8", "int4", "int8"]
+    assert types(weights="int16", activations="int16") == ["int16", "int16", "int16"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("secnd=int4", "no node's name matches --layer-weights 'secnd'; did you mean 'second'"),
+        ("is:depthwize=int4", "no role is called 'depthwize'; did you mean 'depthwise'"),
+        ("second", "'second' does not say PATTERN=TYPE"),
+        ("second=int5", "weights can be"),
+        ("second=int2", "weights of 2 bits do not go with activations of 8"),
+        ("(=int4", "not a regular expression"),
+    ],
+)
+def test_layer_weights_must_make_sense(
+    model: onnx.ModelProto, samples: list[Feeds], text: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        quantize(model, samples, layer_weights=[text])

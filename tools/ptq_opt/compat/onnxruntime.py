@@ -24,10 +24,11 @@ from onnxruntime.quantization import (
 )
 
 from ptq_opt.ir import Graph, UsageError, load
-from ptq_opt.passes.base import all_nodes, selects
+from ptq_opt.passes.base import all_nodes
 from ptq_opt.passes.calibrate import Calibrate
 from ptq_opt.passes.quant import Quantize
 from ptq_opt.passes.registry import DEFAULT, nearest
+from ptq_opt.passes.select import selects
 from ptq_opt.passes.spec import parse
 from ptq_opt.tools.api import Result
 from ptq_opt.tools.api import quantize as run_pipeline
@@ -145,6 +146,7 @@ def quantize_static(
         raise UsageError("calibration runs on CPUExecutionProvider: leave calibration_providers")
     weights = _name(TYPES, weight_type, "weight_type")
     weights += ":per-channel" if per_channel else ":per-tensor"
+    weights += _symmetry(options.get("WeightSymmetric"), ",")
     activations = _name(TYPES, activation_type, "activation_type")
     graph = load(model_input)
     result = run_pipeline(
@@ -154,7 +156,8 @@ def quantize_static(
             _name(METHODS, calibrate_method, "calibrate_method"),
             _name(FORMATS, quant_format, "quant_format"),
         ),
-        weights=weights + _symmetry(options.get("WeightSymmetric"), ","),
+        weights=weights,
+        layer_weights=[f"is:end={weights}"],  # all layers alike
         activations=activations + _symmetry(options.get("ActivationSymmetric"), ":"),
         samples=MANY,
         exclude=_excluded(graph, op_types_to_quantize, nodes_to_quantize, options),

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, ndtr
 
 from ..ir import Graph, Node, Value
 from ..ir.graph import Shape
@@ -40,8 +39,12 @@ def _hard_swish(x: Array) -> Array:
     return np.asarray(x * np.clip(x / 6 + 0.5, 0, 1))
 
 
+def _sigmoid(x: Array) -> Array:
+    return 0.5 + 0.5 * np.tanh(0.5 * x)
+
+
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
-    "HardSwish": _hard_swish, "Sigmoid": expit, "Tanh": np.tanh,
+    "HardSwish": _hard_swish, "Sigmoid": _sigmoid, "Tanh": np.tanh,
 }  # fmt: skip
 """Elementwise functions that are integrated numerically."""
 
@@ -100,6 +103,8 @@ def clipped_normal(
         low: lower bound, broadcasts against the mean.
         high: upper bound, not below `low`.
     """
+    from scipy.special import ndtr  # a quarter of a second, spent where it is needed
+
     spread = np.where(deviation > 0, deviation, 1.0)
     a, b = (low - mean) / spread, (high - mean) / spread
     below, above = ndtr(a), ndtr(-b)

@@ -12,7 +12,6 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 
 from ..ir.tensor import Array
 
@@ -103,7 +102,7 @@ def gptq(weights: Array, loss: Quadratic, steps: Steps, *, by_order: bool = Fals
     inverse = np.linalg.inv(hessian)
     left = (weights + loss.linear @ inverse)[..., order].astype(np.float32)
     inverse = inverse[:, order][:, :, order]
-    upper = np.stack([scipy.linalg.cholesky(one) for one in inverse]).astype(np.float32)
+    upper = np.linalg.cholesky(inverse).swapaxes(-1, -2).astype(np.float32)
     grid = steps.columns(size)
     integers = np.empty_like(left)
     for k, at in enumerate(order):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import logging
 import shlex
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,14 +18,15 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from ..ir import Graph, PtqError, UsageError
+from ..ir import Graph, UsageError
 from ..ir.target import DEFAULT as DEFAULT_TARGET
 from ..passes import Instruments, Pass, Pipeline
 from ..passes.base import no_progress
 from ..passes.registry import DATA_FREE, DEFAULT, nearest
 from .config import read_config
 from .files import check_writable, write_text
-from .report import WIDTH, Report
+from .report import Report
+from .terminal import leaving, screen
 
 HELP = """Quantize MODEL, a float32 ONNX file, with calibration data.
 
@@ -110,7 +111,7 @@ def list_passes(context: click.Context, _option: click.Parameter, wanted: bool) 
     if wanted:
         from .listing import passes
 
-        _screen().print(passes())
+        screen().print(passes())
         context.exit()
 
 
@@ -119,7 +120,7 @@ def list_targets(context: click.Context, _option: click.Parameter, wanted: bool)
     if wanted:
         from .listing import targets
 
-        _screen().print(targets())
+        screen().print(targets())
         context.exit()
 
 
@@ -148,17 +149,20 @@ FILE = click.Path(path_type=Path)
 EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
+COMMANDS = ("cost", "diff")
+"""First words that are commands of their own, each a module of its name; else it is a MODEL."""
+
+
 class Command(click.Command):
-    """`ptq-opt cost ...` is a command of its own; without that word the first is a MODEL."""
+    """`ptq-opt`, and the commands behind it."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **given: Any) -> Any:
         """Run the command that is meant."""
         words = sys.argv[1:] if args is None else list(args)
-        if words[:1] == ["cost"]:
-            from .cost import main as cost
-
-            given["prog_name"] = "ptq-opt cost"
-            return cost.main(words[1:], *rest[1:], **given)
+        if words and words[0] in COMMANDS:
+            command = importlib.import_module(f".{words[0]}", __package__).main
+            given["prog_name"] = f"ptq-opt {words[0]}"
+            return command.main(words[1:], *rest[1:], **given)
         return super().main(words, *rest, **given)
 
 
@@ -214,15 +218,8 @@ class Command(click.Command):
 def main(**values: Any) -> None:
     """Parse, run, and turn errors into one message and an exit code."""
     options = Options(**values)
-    try:
+    with leaving("ptq-opt", debug=options.debug):
         run(options)
-    except Exception as error:
-        if options.debug:
-            traceback.print_exc()
-        known = isinstance(error, PtqError)
-        kind = "" if known else f"internal error, please report it: {type(error).__name__}: "
-        click.echo(f"ptq-opt: error: {kind}{error}", err=True)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
 
 
 def run(options: Options) -> None:
@@ -302,23 +299,19 @@ def _warnings(console: Console, quiet: bool) -> Iterator[None]:
         log.propagate = propagate
 
 
-def _screen() -> Console:
-    return Console(width=None if sys.stdout.isatty() else WIDTH)
-
-
 def _show(options: Options, report: Report, output: Path) -> None:
     from . import render
 
-    screen = _screen()
+    console = screen()
     every = len(report.fidelity.layers)
-    screen.print(render.body(report, every if options.verbose else render.WORST))
+    console.print(render.body(report, every if options.verbose else render.WORST))
     if options.time_passes:
-        screen.print(render.times(report))
+        console.print(render.times(report))
     if options.stats:
-        screen.print(render.statistics(report))
+        console.print(render.statistics(report))
     for title, line in (*render.hints(report), ("Written", str(output))):
-        screen.print(Text(f"\n{title}", style="bold"))
-        screen.print(Text(f"  {line}"), soft_wrap=True)
+        console.print(Text(f"\n{title}", style="bold"))
+        console.print(Text(f"  {line}"), soft_wrap=True)
 
 
 def _instruments(options: Options, pipeline: Pipeline, errors: Console) -> Instruments:

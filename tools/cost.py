@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from ..ir import PtqError, UsageError, load
+from ..ir import load
 from ..ir.samples import open_samples, random_samples
 from ..ir.target import DEFAULT as DEFAULT_TARGET
 from ..ir.target import find_target
@@ -19,6 +17,7 @@ from ..passes import Context, Pipeline
 from ..passes.base import no_progress
 from ..passes.measure import Measure, need_engine
 from .files import check_writable, write_text
+from .terminal import leaving
 
 HELP = """Time the operators of MODELs and conversions in the engine of a target.
 
@@ -45,15 +44,8 @@ EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(**values: Any) -> None:
     """Parse, run, and turn errors into one message and an exit code."""
-    try:
+    with leaving("ptq-opt cost", debug=values.pop("debug")):
         run(**values)
-    except Exception as error:
-        if values["debug"]:
-            traceback.print_exc()
-        known = isinstance(error, PtqError)
-        kind = "" if known else f"internal error, please report it: {type(error).__name__}: "
-        click.echo(f"ptq-opt: error: {kind}{error}", err=True)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
 
 
 def run(
@@ -64,12 +56,10 @@ def run(
     runs: int,
     threads: int,
     quiet: bool,
-    debug: bool,
 ) -> None:
     """Do what the command line says."""
     from .progress import Bars
 
-    del debug
     check_writable(output)
     goal = find_target(target)
     need_engine(goal)

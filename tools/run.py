@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ..ir import Graph, PtqError, UsageError, load
+from ..ir import Graph, UsageError, load
 from ..ir.evaluate import Runner, decibel
 from ..ir.samples import Samples, open_samples, random_samples
 from ..ir.tensor import Array
@@ -25,6 +24,7 @@ from ..native.program import compile
 from .files import check_writable, write_text
 from .profile import document, profile_native, profile_onnxruntime, profile_table
 from .rounding import difference_table, differences
+from .terminal import leaving, screen
 
 HELP = """Run MODEL, a quantized ONNX file, with the C kernels of this package.
 
@@ -98,13 +98,8 @@ EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 def main(**values: Any) -> None:
     """Parse, run, and turn errors into one message and an exit code."""
     options = Options(**values)
-    try:
+    with leaving("ptq-run", debug=options.debug):
         run(options)
-    except (PtqError, MemoryError) as error:
-        if options.debug:
-            raise
-        click.echo(f"ptq-run: error: {error}", err=True)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
 
 
 def run(options: Options) -> None:
@@ -114,7 +109,7 @@ def run(options: Options) -> None:
     if options.backend != "native":
         _refuse_native_options(options)
     graph = load(options.model)
-    screen = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
+    console = screen()
     samples = _samples(graph, options)
     program = compile(graph, **_settings(options)) if options.backend == "native" else None
     engine = program.run if program is not None else _onnxruntime(graph, options.threads)
@@ -123,14 +118,14 @@ def run(options: Options) -> None:
     outputs = engine(first)
     if options.compare is not None:
         found["compare"] = _compare(engine, load(options.compare), graph, samples, options)
-        screen.print(_comparison_table(found["compare"], str(options.compare)))
+        console.print(_comparison_table(found["compare"], str(options.compare)))
     else:
-        screen.print(_output_table(outputs))
+        console.print(_output_table(outputs))
     if options.layers:
-        found["layers"] = _layers(screen, graph, samples, options)
+        found["layers"] = _layers(console, graph, samples, options)
     if options.bench:
         found["bench"] = _bench(engine, first, options)
-        screen.print(_bench_line(found["bench"]))
+        console.print(_bench_line(found["bench"]))
     if options.profile:
         runs = max(options.bench, 5)
         if program is not None:
@@ -139,10 +134,10 @@ def run(options: Options) -> None:
             times = profile_onnxruntime(graph, first, runs, options.threads)
         isa = next((k.info.isa for k in program.kernels), None) if program is not None else None
         found["profile"] = document(times, runs, options.threads, isa)
-        screen.print(profile_table(times))
+        console.print(profile_table(times))
     if program is not None:
         found["onnxruntime"] = program.reasons
-        _report_reasons(screen, program.reasons)
+        _report_reasons(console, program.reasons)
     if options.json is not None:
         write_text(options.json, json.dumps(found, indent=1) + "\n")
 
@@ -168,13 +163,13 @@ def _settings(options: Options) -> dict[str, Any]:
 
 
 def _layers(
-    screen: Console, graph: Graph, samples: Samples, options: Options
+    console: Console, graph: Graph, samples: Samples, options: Options
 ) -> list[dict[str, Any]]:
     """Print the stored tensors on which the engines differ; all of them."""
     rows = differences(graph, samples, _settings(options))
     if any(row.along for row in rows):
-        screen.print(difference_table(rows))
-    screen.print(
+        console.print(difference_table(rows))
+    console.print(
         f"{len(rows)} stored tensors: {sum(not row.along for row in rows)} equal along the model, "
         f"{sum(not row.own for row in rows)} from equal inputs"
     )
@@ -292,11 +287,11 @@ def _bench_line(found: Mapping[str, Any]) -> str:
     )
 
 
-def _report_reasons(screen: Console, reasons: Mapping[str, str]) -> None:
+def _report_reasons(console: Console, reasons: Mapping[str, str]) -> None:
     if not reasons:
         return
-    screen.print(f"{len(reasons)} node(s) run in ONNX Runtime:")
+    console.print(f"{len(reasons)} node(s) run in ONNX Runtime:")
     for label, reason in list(reasons.items())[:20]:
-        screen.print(f"  {label}: {reason}")
+        console.print(f"  {label}: {reason}")
     if len(reasons) > 20:
-        screen.print(f"  and {len(reasons) - 20} more (all of them with --json)")
+        console.print(f"  and {len(reasons) - 20} more (all of them with --json)")

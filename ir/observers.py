@@ -119,8 +119,8 @@ class _Adder:
 
 
 def _is_feature_map(shape: Shape) -> bool:
-    """True for [N, C, spatial...] with known spatial sizes, so that it cannot be empty."""
-    return 3 <= len(shape) <= 5 and all(isinstance(d, int) and d > 0 for d in shape[2:])
+    """True for [N, C, spatial...] with known sizes but for N: only that may be 0 in a pooling."""
+    return 3 <= len(shape) <= 5 and all(isinstance(d, int) and d > 0 for d in shape[1:])
 
 
 class Fetching:

@@ -51,7 +51,7 @@ class Samples:
     ) -> None:
         """Read `source`: all of it, or only the samples numbered in `picks`."""
         self.source = source
-        self.inputs = [value for value in inputs if value.dtype is not None]
+        self.inputs = list(inputs)
         self._picks = picks
         self._reported: set[str] = set()
 
@@ -121,7 +121,8 @@ class Samples:
         feeds: Feeds = {}
         for value in self.inputs:
             if value.name in named:
-                feeds[value.name] = _fit(named[value.name], value, where)
+                given = named[value.name]  # as it is for a sequence, which has no element type
+                feeds[value.name] = given if value.dtype is None else _fit(given, value, where)
             elif value.const is None:
                 there = ", ".join(f"'{key}'" for key in named) or "nothing"
                 raise DataError(f"{where} has no input '{value.name}': it holds {there}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx
 
 from .graph import Graph, Shape, Value
@@ -25,7 +27,62 @@ def infer(graph: Graph) -> None:
     names = Names.of(graph)
     model = save_model(graph, _without_weights, names)
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    _read(graph, inferred.graph, names)
+    for value, kind in _found(graph, inferred.graph, names):
+        _refine(value, kind)
+
+
+def correct(graph: Graph) -> dict[Value, Shape]:
+    """Take back what the model declares of its shapes against its operators; what it declared.
+
+    ONNX Runtime goes by what operators compute and lets such a model pass with a note. A declared
+    rank is wrong where inference finds another one, a declared size where inference finds another
+    size or a symbol of the inputs: a batch, say, that was 1 when the model was exported.
+    """
+    names = Names.of(graph)
+    model = save_model(graph, _without_weights, names)
+    for proto in _with_bodies(model.graph):
+        _undeclare(proto)
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    wrong: dict[Value, Shape] = {}
+    for value, found in _found(graph, inferred.graph, names):
+        declared = value.shape
+        if declared is not None and found.tensor_type.HasField("shape"):
+            value.shape = _agreed(declared, read_shape(found.tensor_type.shape))
+            if value.shape != declared:
+                wrong[value] = declared
+    return wrong
+
+
+def _with_bodies(proto: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield proto
+    for node in proto.node:
+        for attr in node.attribute:
+            if attr.HasField("g"):
+                yield from _with_bodies(attr.g)
+
+
+def _undeclare(proto: onnx.GraphProto) -> None:
+    """Remove the shapes of what operators of the standard compute: inference knows these."""
+    computed = {
+        name
+        for node in proto.node
+        if onnx.defs.has(node.op_type, node.domain)
+        for name in node.output
+    }
+    for info in (*proto.value_info, *proto.output):
+        if info.name in computed and info.type.HasField("tensor_type"):
+            info.type.tensor_type.ClearField("shape")
+
+
+def _agreed(declared: Shape, found: Shape) -> Shape:
+    """`declared` but for what `found` contradicts."""
+    found = tuple(_named(d) for d in found)
+    if len(declared) != len(found):
+        return found
+    return tuple(
+        f if isinstance(d, int) and f is not None else d
+        for d, f in zip(declared, found, strict=True)
+    )
 
 
 def _without_weights(tensor: Tensor, name: str | None) -> onnx.TensorProto:
@@ -34,24 +91,26 @@ def _without_weights(tensor: Tensor, name: str | None) -> onnx.TensorProto:
     return tensor_to_proto(tensor, name) if is_small else describe(tensor, name)
 
 
-def _read(graph: Graph, proto: onnx.GraphProto, names: Names) -> None:
+def _found(
+    graph: Graph, proto: onnx.GraphProto, names: Names
+) -> Iterator[tuple[Value, onnx.TypeProto]]:
+    """What was inferred for each value that is computed, in order; bodies after what they read."""
     found = {info.name: info.type for info in (*proto.value_info, *proto.output)}
     bodies = {(n.name, a.name): a.g for n in proto.node for a in n.attribute if a.HasField("g")}
     for node in graph.order():
         for value in node.outputs:
-            if value in names.values and names.values[value] in found:
-                _refine(value, found[names.values[value]])
+            kind = found.get(names.values.get(value, ""))
+            if kind is not None and kind.HasField("tensor_type"):
+                yield value, kind
         for name, body in node.bodies.items():
             for standin, position in body.captures.items():
                 outer = node.captures[position]
                 standin.dtype = outer.dtype or standin.dtype
                 standin.shape = standin.shape if outer.shape is None else outer.shape
-            _read(body, bodies[names.nodes[node], name], names)
+            yield from _found(body, bodies[names.nodes[node], name], names)
 
 
 def _refine(value: Value, kind: onnx.TypeProto) -> None:
-    if kind.WhichOneof("value") != "tensor_type":
-        return
     tensor = kind.tensor_type
     if value.dtype is None:
         value.dtype = read_dtype(tensor.elem_type)

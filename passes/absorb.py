@@ -114,7 +114,7 @@ def _both(affine: Affine, change: Callable[[Array], Array]) -> Affine:
 def _axes(node: Node) -> tuple[int, ...] | None:
     """The constant axes of Squeeze or Unsqueeze; None for all others."""
     axes = node.input(1) if node.is_op("Squeeze", "Unsqueeze") else None
-    return tuple(axes.numpy().tolist()) if axes is not None and axes.is_constant else None
+    return tuple(axes.numpy().ravel().tolist()) if axes is not None and axes.is_constant else None
 
 
 def _into_branches(node: Node, affine: Affine, rw: Rewriter) -> Build | None:

@@ -18,7 +18,8 @@ from .base import Context, Pass
 from .judge import contest
 from .layers import Layer, find_layers, last_layers
 from .moments import propagate
-from .quant import bias_grid, write_qdq
+from .quant import write_qdq
+from .sums import bias_grid
 from .walk import Stop, walk
 
 HOLD_OUT = 4

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ..ir import Graph, Value, shapes
-from ..ir.calibration import calibrate
+from ..ir.calibration import OBSERVED, calibrate
+from ..ir.finite import first_not_finite
+from ..ir.ranges import key
 from ..ir.reach import infinite, out_of_reach
+from ..ir.samples import Samples
 from .base import Context, Pass, examples
 from .ranges import choose, judges
 from .units import data_inputs, find_units
@@ -54,6 +57,27 @@ class Calibrate(Pass):
             known = trial.calibration
             context.report.note(f"extremes up to {trial.limit} times their mean, else the mean")
         context.calibration = known
+        context.results["calibrate"] = {"not_finite": watch(graph, judges(samples))}
+
+
+def watch(graph: Graph, samples: Samples) -> list[str]:
+    """Where NaN or infinity begins among the activations that need no range.
+
+    Those that need one have been looked at on all samples.
+    """
+    hidden, endless = out_of_reach(graph), infinite(graph)
+    values = [
+        value
+        for node in graph.order()
+        for value in node.outputs
+        if value.dtype in OBSERVED and value not in hidden and value not in endless
+    ]
+    return [
+        f"'{key(value)}', computed by {value.producer.label}, holds NaN or infinity (sample "
+        f"{number}) of what is finite before it"
+        for value, number in first_not_finite(graph, samples, values).items()
+        if value.producer is not None
+    ]
 
 
 def with_range(graph: Graph, values: list[Value], context: Context) -> list[Value]:

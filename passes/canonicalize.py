@@ -8,12 +8,13 @@ from typing import ClassVar
 import onnx
 
 from ..ir import Graph
-from ..ir.shapes import infer
+from ..ir.graph import Shape
+from ..ir.shapes import correct, infer
 from .base import Context, Pass
 from .canonical import arithmetic, clips, constants, defaults, gates, inline, linear, noops, relu
 from .canonical.masks import clip_masks
 from .driver import apply
-from .opset import raise_opset
+from .opset import NEWEST, lower_opset, raise_opset
 
 RULES = (
     *noops.RULES,  # first: a constant behind a no-op is shared, not copied
@@ -54,7 +55,12 @@ class Canonicalize(Pass):
 
     def run(self, graph: Graph, context: Context) -> None:
         """Apply the rules of `passes/canonical` until nothing changes."""
+        for value, declared in correct(graph).items():
+            context.report.note(
+                f"'{value.name}' is declared {_text(declared)}, but is {_text(value.shape)}"
+            )
         infer(graph)
+        lower_opset(graph, max(self.min_opset, NEWEST))
         raise_opset(graph, self.min_opset)
         if inline.inline_functions(graph, context.report):
             infer(graph)
@@ -67,6 +73,10 @@ class Canonicalize(Pass):
             infer(graph)
         graph.sweep()
         clip_masks(graph, context.report)
+
+
+def _text(shape: Shape | None) -> str:
+    return f"[{', '.join('?' if d is None else str(d) for d in shape or ())}]"
 
 
 def unknown_shapes(graph: Graph) -> int:

@@ -161,7 +161,9 @@ def weight_grid(weights: Array, node: Node, rule: GridRule) -> QuantInfo:
     """The grid of the constant weights of `node`: their exact range, per what the rule says.
 
     A block of a convolution is one of input channels at one place of the kernel, since the standard
-    knows blocks along one axis only.
+    knows blocks along one axis only. Stacks of matrices, and vectors, have one scale: ONNX Runtime
+    refuses to run a MatMul with one per column of these. So has a ConvTranspose of several groups,
+    whose channels of a group are an axis, but not those of its output.
     """
     axis = weight_axis(node) % weights.ndim
     inner = input_axis(node)
@@ -171,7 +173,9 @@ def weight_grid(weights: Array, node: Node, rule: GridRule) -> QuantInfo:
         low = np.minimum.reduceat(weights, starts, inner)
         high = np.maximum.reduceat(weights, starts, inner)
         return grid(low, high, rule.dtype, symmetric=rule.symmetric, axis=inner, block=rule.block)
-    if not (rule.per_channel or rule.block):
+    is_stack = node.op == "MatMul" and weights.ndim != 2
+    is_stack |= node.op == "ConvTranspose" and node.attrs.get("group", 1) > 1
+    if is_stack or not (rule.per_channel or rule.block):
         low, high = weights.min(initial=0.0), weights.max(initial=0.0)
         return grid(low, high, rule.dtype, symmetric=rule.symmetric)
     others = tuple(k for k in range(weights.ndim) if k != axis)

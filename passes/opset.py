@@ -18,6 +18,8 @@ from ..ir.clone import clone
 from .base import PassError
 
 OLDEST = 7
+NEWEST = 25
+"""The last operator set whose QuantizeLinear ONNX Runtime 1.32 has."""
 
 
 def raise_opset(graph: Graph, at_least: int) -> None:
@@ -50,6 +52,19 @@ def raise_opset(graph: Graph, at_least: int) -> None:
         part.info.opsets[""] = at_least
     needed = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", info.opset)])
     info.ir_version = max(info.ir_version, needed)
+
+
+def lower_opset(graph: Graph, at_most: int) -> None:
+    """Declare operator set `at_most` where nothing in `graph` has changed since.
+
+    An engine may know an operator set but lack its newest QuantizeLinear.
+    """
+    info = graph.info
+    if info.opset <= at_most or info.functions:
+        return
+    nodes = (node for inner in graph.graphs() for node in inner if node.domain == "")
+    if all(onnx.defs.get_schema(node.op, info.opset).since_version <= at_most for node in nodes):
+        info.opsets[""] = at_most
 
 
 def _convert(graph: Graph, node: Node, before: int, after: int) -> None:

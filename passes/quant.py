@@ -12,6 +12,7 @@ from ..ir.target import Target
 from .base import Context, Pass
 from .opset import raise_opset
 from .qoperator import write_qoperator
+from .sums import bias_grid, check_sums
 from .units import bias_slot, data_inputs, weight_slot
 
 MINIMUM_OPSET = 13
@@ -41,6 +42,7 @@ class Quantize(Pass):
 
     def run(self, graph: Graph, context: Context) -> None:
         """Rewrite the graph."""
+        check_sums(graph, context.target)
         context.report.rewritten = write_qdq(graph, context.target)
         if self.format == "qoperator":
             merged = write_qoperator(graph, context.target)
@@ -173,19 +175,3 @@ def quantize_bias(graph: Graph, node: Node, target: Target) -> None:
     stored = np.clip(integers, low, high).astype(info.dtype.numpy)
     constant = graph.constant(Tensor(stored, dtype=info.dtype), f"{bias.name}_quantized")
     graph.set_input(node, slot, dequantize(graph, constant, bias, info, node))
-
-
-def bias_grid(
-    data: QuantInfo | None, weights: QuantInfo | None, dtype: DType | None
-) -> QuantInfo | None:
-    """The accumulator's grid: scale sx * sw, zero point 0; per channel where the weights are.
-
-    None where the bias stays in float, see `quantize_bias`.
-    """
-    if data is None or weights is None or dtype is None or weights.block:
-        return None
-    if data.dtype.bits > 8 or weights.dtype.bits > 8:
-        return None
-    scale = (data.scale * weights.scale).astype(np.float32)
-    axis = None if scale.ndim == 0 else 0
-    return QuantInfo(dtype, scale, np.zeros(scale.shape, np.int32), axis)

@@ -27,6 +27,8 @@ DATA_INPUTS = {"Concat": None, "Add": 2, "Mul": 2, "Sub": 2, "MatMul": 2}
 WEIGHT_AXIS = {"Conv": 0, "ConvTranspose": 1, "MatMul": -1}
 INPUT_AXIS = {"Conv": 1, "ConvTranspose": 0, "MatMul": -2}
 CLAMPS = ("Relu", "Clip")
+MOST_PRODUCTS = (2**31 - 1) // 255**2
+"""Of two 8-bit activations; those of weights are bounded by the weights, see `sums`."""
 
 
 @dataclass(eq=False)
@@ -194,6 +196,9 @@ def _special_case(node: Node, kind: Kind) -> str:
             return "its bias is not one constant per column"
     if node.op in ("Conv", "ConvTranspose") and node.input(2) and not _constant(node.inputs[2]):
         return "its bias is not constant"
+    length = _products(node)
+    if length > MOST_PRODUCTS:
+        return f"a sum of {length} products could exceed 32 bits"
     if node.op == "MaxPool" and len(node.outputs) > 1:
         return "returns indices"
     if node.op == "Resize" and node.attrs.get("mode", "nearest") not in (
@@ -205,6 +210,13 @@ def _special_case(node: Node, kind: Kind) -> str:
     if kind == "agnostic" and node.inputs[0] is not None and node.inputs[0].const is not None:
         return "moves constant data"
     return ""
+
+
+def _products(node: Node) -> int:
+    """How many products of two activations a MatMul sums up, 0 where that is unknown."""
+    data = node.inputs[0] if node.is_op("MatMul") and weight_slot(node) is None else None
+    last = data.shape[-1] if data is not None and data.shape else None
+    return last if isinstance(last, int) else 0
 
 
 def miscomputed(node: Node, rule: GridRule | None) -> str:

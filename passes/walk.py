@@ -278,7 +278,8 @@ class Store:
 
     def put(self, value: Value, sample: int, data: Any) -> None:
         """Keep `data`: an array, or whatever ONNX Runtime returns for other types."""
-        if _size(data) > self.left and data.dtype.kind in PLAIN:
+        plain = isinstance(data, np.ndarray) and data.dtype.kind in PLAIN
+        if plain and _size(data) > self.left:
             path = self.folder / f"{self._serial}.npy"
             self._serial += 1
             np.save(path, data, allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Dead filters, biases that overflow, multipliers out of range: scales that need a second look."""
+"""Dead filters, sums that overflow, multipliers out of range: scales that need a second look."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 from ..ir import Graph, Node, QuantInfo, Value
 from ..ir.tensor import Array
 from .base import Context, Pass
+from .sums import largest_operand, sums_in_32_bits
 from .units import bias_slot, integer_layers, weight_axis
 
 BIAS_BITS = 30
-"""An int32 bias may use this many bits: one more is the accumulator's."""
+"""An int32 bias may use this many bits, and the sum of all products as many."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class ZeroFilter(Pass):
 
     A filter is dead when all it can contribute is less than a quarter of an output step: then its
     integers become 0 and its scale the median of the live ones. Every scale is raised until the
-    bias fits 30 bits and the multiplier sx * sw / sy is at least 2^-32; one of 2^8 or more, which
-    fixed-point engines cannot do, is reported.
+    bias fits 30 bits, so does the sum of all products whatever the activations are, and the
+    multiplier sx * sw / sy is at least 2^-32; one of 2^8 or more, which fixed-point engines cannot
+    do, is reported.
     """
 
     name: ClassVar[str] = "zero-filter"
@@ -52,11 +54,14 @@ class ZeroFilter(Pass):
         )
         out = _result_grid(node)
         dead = magnitudes == 0.0
+        sums = _per_scale(np.abs(weights.numpy()), node, info, np.sum)
         if out is not None:
             reach = float(np.max(np.abs(data.quant.range)))
-            sums = _per_scale(np.abs(weights.numpy()), node, info, np.sum)
             dead |= sums * reach < float(out.scale) / 4
         scale = adjusted_scales(info.scale, magnitudes, dead, biases, float(data.quant.scale), out)
+        if sums_in_32_bits(node):
+            count = weights.numpy().size // weights.numpy().shape[weight_axis(node)]
+            scale = np.maximum(scale, smallest_scale(sums, count, data.quant))
         if out is not None and float(data.quant.scale) * scale.max() >= 2.0**8 * float(out.scale):
             context.report.note(f"{node.label}: its multiplier exceeds 2^8, its output is tiny")
         if dead.any():
@@ -65,6 +70,22 @@ class ZeroFilter(Pass):
         if not np.array_equal(scale, info.scale):
             context.report.rewritten += 1
             weights.quant = info.with_scale(scale)
+
+
+def smallest_scale(sums: Array, count: int, data: QuantInfo) -> Array:
+    """The finest steps of weights with which no sum of products exceeds `BIAS_BITS` bits.
+
+    Args:
+        sums: of absolute weights, one per scale.
+        count: products of a sum; rounding moves each weight by up to a step.
+        data: grid of the activations.
+
+    Returns:
+        float32, the shape of `sums`; 0 where so many products overflow whatever the step.
+    """
+    reach = largest_operand(data)
+    room = 2.0**BIAS_BITS - 1 - count * reach
+    return np.asarray(sums * reach / room if room > 0 else np.zeros_like(sums), np.float32)
 
 
 def adjusted_scales(

@@ -30,7 +30,7 @@ from ..passes.select import selects
 from .asked import Asked
 from .checks import check_patterns, check_source
 from .fidelity import Reference
-from .report import Decision, Fidelity, Report, conversions, weight_bytes
+from .report import Decision, Fidelity, OutputFidelity, Report, conversions, weight_bytes
 
 if TYPE_CHECKING:
     import onnx
@@ -53,6 +53,7 @@ WITHOUT_DATA = (
 )
 ENDS = "is:end=int8"
 """Added to weights of few bits, see docs/command-line.md."""
+FAR_FROM_FLOAT = "far from the float model's"
 MADE_UP = 16
 """Random samples when there is no data: more would not make their ranges any truer."""
 
@@ -234,6 +235,7 @@ def quantize(
     report.conversions = conversions(graph)
     report.weight_bytes, report.nodes = (size, weight_bytes(graph)), (nodes, len(graph))
     report.warnings = _warnings(report, graph, context.exclude, made_up=data is None)
+    report.warnings += context.results.get("calibrate", {}).get("not_finite", [])
     report.warnings += [WITHOUT_DATA] * (data_free and "ranges" in facts)
     report.seconds = time.perf_counter() - start
     return Result(graph, report)
@@ -288,7 +290,17 @@ def _warnings(report: Report, graph: Graph, exclude: Sequence[str], *, made_up: 
         found.append("nothing was quantized: every operator has to stay in float, see the reasons")
     if report.samples and not report.fidelity.outputs:
         found.append(f"the result was not compared with float: {report.fidelity.missing}")
-    return found
+    return found + [_far(output) for output in report.fidelity.outputs if not output.is_close]
+
+
+def _far(output: OutputFidelity) -> str:
+    how = f"{100 * output.equal:.0f} % of its elements are equal"
+    if output.sqnr_db is not None:
+        how = f"{output.sqnr_db:.1f} dB"
+    return (
+        f"output '{output.name}' is {FAR_FROM_FLOAT} ({how}): judge by a metric of your own, keep "
+        "more in float (--exclude, --min-sqnr), or give more bits (--activations=int16)"
+    )
 
 
 def _describe(source: Any, otherwise: str) -> str:

@@ -52,9 +52,10 @@ def _check_width(nodes: Sequence[Node]) -> None:
 
 def _check_finite(value: Value, reader: Node) -> None:
     """NaN is an error anywhere, infinity where it is a factor and not a mask or a bound."""
-    if value.const is None or value.dtype not in (DType.FLOAT, DType.DOUBLE):
+    if value.const is None or value.dtype is None or not value.dtype.is_float:
         return
     data = value.const.numpy()
+    data = data if data.dtype.kind == "f" else data.astype(np.float32)  # those of ml_dtypes
     strict = reader.is_op(*OPERANDS)
     if (np.isfinite(data).all() if strict else not np.isnan(data).any()) or not data.size:
         return

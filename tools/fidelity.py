@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..ir import Graph, ModelError, Node, Value
+from ..ir import DType, Graph, ModelError, Node, Value
 from ..ir.clone import clone
 from ..ir.evaluate import MOST_DECIBEL, Runner, decibel
 from ..ir.reach import out_of_reach
@@ -86,6 +86,42 @@ class Tally(Noise):
             super().add(original, found)
 
 
+@dataclass
+class Clips:
+    """Counts the elements of a float tensor that lie beyond the ends of a grid.
+
+    What is within half a step of an end is rounded to it and not clipped.
+    """
+
+    low: float
+    high: float
+    beyond: int = 0
+    size: int = 0
+
+    def add(self, original: Array) -> None:
+        """Take in one tensor."""
+        self.beyond += int(np.sum((original < self.low) | (original > self.high)))
+        self.size += original.size
+
+    @property
+    def share(self) -> float:
+        """Of all elements, 0 to 1."""
+        return self.beyond / max(self.size, 1)
+
+
+def grid_of(dequantized: Value) -> tuple[float, float]:
+    """The smallest and the largest real that rounds to the grid behind a DequantizeLinear."""
+    node = dequantized.producer
+    assert node is not None
+    scale, zero = node.inputs[1], node.input(2)
+    assert scale is not None
+    stored = zero if zero is not None else node.inputs[0]
+    low, high = ((stored and stored.dtype) or DType.UINT8).integer_range
+    point = zero.numpy().astype(np.int64) if zero is not None else np.int64(0)
+    step = scale.numpy().astype(np.float64)
+    return float(np.min((low - 0.5 - point) * step)), float(np.max((high + 0.5 - point) * step))
+
+
 class Reference:
     """What the float model does with a few samples, to compare the result with."""
 
@@ -136,6 +172,8 @@ class Reference:
                 layers = list(self._compare_layers(graph, self._inner))
         except ModelError as error:
             missing.append(str(error))
+        if not (outputs or missing):
+            missing.append("no output is a tensor with elements")
         return Fidelity(len(self._outputs), self.unseen, outputs, layers, "; ".join(missing))
 
     def short_of(self, least: float, graph: Graph) -> float:
@@ -188,18 +226,21 @@ class Reference:
         expected = [runner.run(feeds) for feeds in judge]
         runner = sampling(graph, list(pairs.values()))  # and the memory of the first is free
         noises = {value: Noise() for value in pairs}
+        clips = {value: Clips(*grid_of(stored)) for value, stored in pairs.items()}
         for originals, feeds in zip(expected, judge, strict=True):
             for noise, a, b in zip(noises.values(), originals, runner.run(feeds), strict=True):
                 noise.add(a, b)
+            for clip, a in zip(clips.values(), originals, strict=True):
+                clip.add(a)
         noises = {value: noise for value, noise in noises.items() if noise.fits}
         for value, noise in noises.items():
             before = [noises[v].db for v in _measured_before(value, noises)]
             db, before_db = noise.db, min(before, default=MOST_DECIBEL)
             added = 10 ** (-db / 10) - 10 ** (-before_db / 10)
             tensor = value.origin or value.name
-            yield LayerFidelity(
-                layer_of(value, noises).label, tensor, db, before_db, max(added, 0.0)
-            )
+            node = layer_of(value, noises).label
+            clipped = clips[value].share
+            yield LayerFidelity(node, tensor, db, before_db, max(added, 0.0), clipped)
 
 
 def variation(arrays: Sequence[Array]) -> float:

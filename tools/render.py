@@ -191,10 +191,12 @@ def _layers(report: Report, count: int) -> Parts:
     worst = [layer for layer in report.fidelity.worst(count) if layer.noise > 0]
     if not worst:
         return
-    table = _table("layer", "SQNR before", "after", "noise added", right=3)
+    table = _table("layer", "SQNR before", "after", "noise added", "clipped", right=4)
     for layer in worst:
         noise = f"{100 * layer.noise:.3g} %"
-        table.add_row(escape(layer.node), _db(layer.before_db), _db(layer.sqnr_db), noise)
+        clipped = f"{100 * layer.clipped:.2g} %" if layer.clipped else ""
+        dbs = _db(layer.before_db), _db(layer.sqnr_db)
+        table.add_row(escape(layer.node), *dbs, noise, clipped)
     yield from _section("Where precision is lost most", table)
 
 

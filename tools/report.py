@@ -13,6 +13,8 @@ from rich.console import Console, RenderableType
 from ..ir import Graph, Node, Tensor
 from ..passes import Report as PassReport
 
+CLOSE_DB = 20.0
+"""Signal to noise ratio of an output that is near enough to go without a warning."""
 WIDTH = 100
 """Columns of a report that is printed where there is no terminal."""
 
@@ -69,6 +71,11 @@ class OutputFidelity:
     sqnr_db: float | None
     equal: float
 
+    @property
+    def is_close(self) -> bool:
+        """False where a tenth of it is error: less than 20 dB, or a tenth of the elements."""
+        return self.equal >= 0.9 if self.sqnr_db is None else self.sqnr_db >= CLOSE_DB
+
 
 @dataclass(frozen=True)
 class LayerFidelity:
@@ -80,6 +87,7 @@ class LayerFidelity:
         sqnr_db: as in `OutputFidelity`; errors of all layers before it count.
         before_db: the worst of the tensors it is computed from; 120 when they are exact.
         noise: noise this layer adds, relative to its signal: the difference of the two.
+        clipped: share of the float tensor's elements that its grid does not reach.
     """
 
     node: str
@@ -87,6 +95,7 @@ class LayerFidelity:
     sqnr_db: float
     before_db: float
     noise: float
+    clipped: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,14 @@ def test_a_tensor_that_is_empty_in_some_samples_counts_in_the_others() -> None:
         assert calibrate(graph, [{"x": empty}], [x], method=method).ranges == {}
 
 
+def test_a_tensor_without_channels_is_empty() -> None:
+    """Which ONNX Runtime's pooling, used to reduce feature maps, would refuse."""
+    graph = Graph()
+    x = graph.input("x", DType.FLOAT, (2, 0, 4))
+    graph.set_outputs([graph.add("Neg", [x]).output], ["y"])
+    assert calibrate(graph, [{"x": np.zeros((2, 0, 4), np.float32)}], [x]).ranges == {}
+
+
 def test_shapes_may_differ_between_samples() -> None:
     graph = network()
     samples = feeds(1, size=6) + feeds(1, size=9)

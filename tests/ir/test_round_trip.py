@@ -8,11 +8,11 @@ import pytest
 from onnx import ModelProto
 from onnx.checker import ValidationError, check_model
 from onnx.shape_inference import InferenceError
-from onnx_cases import all_models, node_cases, stored_models
 from same_model import canonical
 
 from ptq_opt.ir import Graph, load, save
 from ptq_opt.ir.verify import verify
+from ptq_opt.tools.corpus.cases import all_models, node_cases, stored_models
 
 TINY = """
 <ir_version: 10, opset_import: ["": 21]>

@@ -452,3 +452,12 @@ def test_random_samples_fit_and_repeat() -> None:
 
 def test_a_stream_may_be_shorter_than_any_limit() -> None:
     assert marks(open_samples(iter(images(2)), [IMAGE], 1 << 40)) == [0, 1]
+
+
+def test_a_sequence_passes_as_it_is() -> None:
+    feeds = {"list": [np.ones(2, np.float32), np.ones(3, np.float32)], "x": np.ones(4, np.float32)}
+    inputs = [Value("list"), Value("x", DType.FLOAT, (4,))]
+    (found,) = open_samples([feeds], inputs)
+    assert found["list"] is feeds["list"]
+    with pytest.raises(DataError, match="no input 'list'"):
+        list(open_samples([{"x": feeds["x"]}], inputs))

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from onnx_cases import all_models
 
 from ptq_opt.ir import DType, Graph, Tensor, Value, load
-from ptq_opt.ir.shapes import infer
+from ptq_opt.ir.shapes import correct, infer
 from ptq_opt.ir.text import parse
+from ptq_opt.tools.corpus.cases import all_models
 
 
 def inferred(text: str) -> Graph:
@@ -114,6 +114,49 @@ def test_functions_are_looked_through() -> None:
 def test_symbols_that_inference_makes_up_are_not_kept() -> None:
     graph = inferred("g (float[N] x) => (float[] y) { t = NonZero(x) y = Cast<to = 1>(t) }")
     assert graph.find("t").shape == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("declared", "found"),
+    [
+        ("float[2, 4]", ("N", 4, 8, 8)),  # a rank
+        ("float[N, 4, 9, 8]", ("N", 4, 8, 8)),  # a size
+        ("float[1, 4, 8, 8]", ("N", 4, 8, 8)),  # the batch it was exported with
+    ],
+)
+def test_what_is_declared_against_the_operators_is_taken_back(
+    declared: str, found: tuple[object, ...]
+) -> None:
+    graph = parse(f"g (float[N,4,8,8] x) => ({declared} y) {{ t = Relu(x) y = Neg(t) }}")
+    y = graph.find("y")
+    before = y.shape
+    assert correct(graph) == {y: before}
+    assert y.shape == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "g (float[N,4] x) => (float[M,4] y) { y = Relu(x) }",  # a symbol of another name
+        "g (float[N,4] x, int64[2] s) => (float[8,2] y) { y = Reshape(x, s) }",  # unknown
+        "g (float[4] x) => (float[2,2] y) { t = my.own(x) y = Relu(t) }",  # of a custom operator
+        "g (float[4] x) => (float[] y) { y = Relu(x) }",  # nothing is declared
+    ],
+)
+def test_what_may_be_so_is_left_as_declared(text: str) -> None:
+    graph = parse(f'<ir_version: 10, opset_import: ["": 21, "my": 1]> {text}')
+    assert correct(graph) == {}
+
+
+def test_declarations_inside_bodies_are_taken_back_too() -> None:
+    graph = parse("""
+        g (bool c, float[2,3] x) => (float[2,3] y) {
+            y = If (c) <then_branch = yes () => (float[6] a) { a = Neg(x) },
+                        else_branch = no () => (float[2,3] b) { b = Abs(x) }>
+        }""")
+    body = graph.find("y").producer.bodies["then_branch"]
+    assert list(correct(graph).values()) == [(6,)]
+    assert body.outputs[0].shape == (2, 3)
 
 
 def test_no_model_makes_it_fail_or_forget() -> None:

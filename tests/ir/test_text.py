@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from onnx_cases import all_models
 
 from ptq_opt.ir import DType, Graph, ModelError, Tensor, grid, load, save
 from ptq_opt.ir.text import parse, print_graph
+from ptq_opt.tools.corpus.cases import all_models
 
 FULL = """\
 g (float[N,2] x ~ uint8(0.5, 3), bool c) => (float[N,2] y) <

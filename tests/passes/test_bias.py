@@ -28,7 +28,8 @@ from ptq_opt.passes.bias import (
     significant,
 )
 from ptq_opt.passes.layers import find_layers
-from ptq_opt.passes.quant import bias_grid, write_qdq
+from ptq_opt.passes.quant import write_qdq
+from ptq_opt.passes.sums import bias_grid
 
 TARGET = find_target("ort-cpu")
 FLOAT_BIAS = replace(TARGET, bias=None)

@@ -15,7 +15,8 @@ from ptq_opt.passes.base import Report
 from ptq_opt.passes.bias import Bias, settle
 from ptq_opt.passes.judge import Verdict, contest
 from ptq_opt.passes.layers import find_layers
-from ptq_opt.passes.quant import bias_grid, write_qdq
+from ptq_opt.passes.quant import write_qdq
+from ptq_opt.passes.sums import bias_grid
 
 TARGET = find_target("ort-cpu")
 DEFAULT = Bias()

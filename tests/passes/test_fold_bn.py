@@ -264,6 +264,15 @@ def test_constants_pass_data_movement_backwards(move: str, shape: tuple[int, ...
     assert ops(folded(graph)) == ["Conv", move.split("(")[0].split()[0]]
 
 
+def test_axes_may_be_a_scalar() -> None:
+    """Against the standard, but ONNX Runtime takes it."""
+    graph = net(
+        "m = Add(x, s)\n q = Unsqueeze(m, first)\n y = Neg(q)",
+        s=noise(1, 4, 1, 1), first=np.array(0),
+    )  # fmt: skip
+    assert ops(folded(graph)) == ["Add", "Unsqueeze", "Neg"]
+
+
 def test_normalization_of_a_graph_input_is_written_out() -> None:
     graph = net(f"y = {BN.replace('(c,', '(x,')}", **normalization(4))
     assert reasons(graph) == ["not folded backwards: nothing before it can take it in"]

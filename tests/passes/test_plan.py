@@ -8,6 +8,7 @@ from ptq_opt.ir import DataError, DType, Graph
 from ptq_opt.ir.ranges import Calibration, Range
 from ptq_opt.ir.target import Target, find_target
 from ptq_opt.passes import Context
+from ptq_opt.passes.grids import weight_grid
 from ptq_opt.passes.plan import Plan
 
 
@@ -57,6 +58,15 @@ def test_a_convolution_gets_three_grids() -> None:
     assert (float(result.scale), int(result.zero_point)) == (pytest.approx(1.25 * 5.1 / 255), 0)
     assert node.output.quant is None, "no grid between a convolution and the Relu fused to it"
     assert precisions(graph) == {"Conv": "int8", "Relu": "int8"}
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 64), (64,)])
+def test_stacks_of_matrices_and_vectors_have_one_scale(shape: tuple[int, ...]) -> None:
+    """ONNX Runtime refuses to run a MatMul with one scale per column of a stack."""
+    graph = net("y = MatMul(x, w)", "float[2,512,64] x", w=noise(*shape))
+    rule = find_target("ort-cpu").weights
+    assert rule is not None and rule.per_channel
+    assert weight_grid(noise(*shape), only(graph, "MatMul"), rule).axis is None
 
 
 def test_a_relu6_bounds_the_grid() -> None:

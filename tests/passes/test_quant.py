@@ -9,7 +9,8 @@ from ptq_opt.ir.samples import random_samples
 from ptq_opt.ir.target import find_target
 from ptq_opt.ir.verify import verify
 from ptq_opt.passes import Context
-from ptq_opt.passes.quant import Quantize, bias_grid, write_qdq
+from ptq_opt.passes.quant import Quantize, write_qdq
+from ptq_opt.passes.sums import bias_grid
 
 TARGET = find_target("ort-cpu")
 

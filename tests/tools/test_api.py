@@ -351,3 +351,35 @@ def test_layer_weights_must_make_sense(
 ) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
         quantize(model, samples, layer_weights=[text])
+
+
+def test_an_output_far_from_the_float_model_is_warned_of(
+    model: onnx.ModelProto, samples: list[Feeds]
+) -> None:
+    """The ranges of one sample, much smaller than those it is judged by."""
+    small = [{"x": samples[0]["x"] / 50}, *samples[1:9]]
+    report = quantize(model, small, samples=1, min_sqnr=0).report
+    (output,) = report.fidelity.outputs
+    assert output.sqnr_db is not None and output.sqnr_db < 20
+    assert any(
+        f"far from the float model's ({output.sqnr_db:.1f} dB)" in w for w in report.warnings
+    )
+
+
+def test_where_not_a_number_begins_is_warned_of() -> None:
+    """Even where it is swallowed and no range depends on it."""
+    text = """
+    <ir_version: 8, opset_import: ["": 17]>
+    logs (float[1,2,4,4] x) => (float[1,2,4,4] y) <float[2,2,1,1] w = {1, 2, 3, 4}, float z = {0}> {
+        c = Conv(x, w)  l = Log(x)  n = Neg(l)  b = IsNaN(n)  y = Where(b, z, c)
+    }
+    """
+    data = [
+        {"x": np.random.default_rng(k).standard_normal((1, 2, 4, 4)).astype("f")} for k in (0, 1)
+    ]
+    (warning,) = [
+        w for w in quantize(onnx.parser.parse_model(text), data).report.warnings if "NaN" in w
+    ]
+    assert warning == (
+        "'l', computed by Log 'l', holds NaN or infinity (sample 0) of what is finite before it"
+    )

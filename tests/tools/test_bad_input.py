@@ -124,6 +124,17 @@ def test_masks_may_be_infinite() -> None:
         quantize(model, [{"x": np.ones((2, 4), np.float32)}])
 
 
+@pytest.mark.parametrize("dtype", ["float", "double", "float16", "bfloat16"])
+def test_constants_of_every_width_are_looked_at(dtype: str) -> None:
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["": 17]>
+        wide ({dtype}[2] x) => ({dtype}[2] y) <{dtype}[2] c = {{1, 2}}> {{ y = Add(x, c) }}""")
+    kind = onnx.helper.tensor_dtype_to_np_dtype(model.graph.initializer[0].data_type)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full(2, np.nan, kind), "c"))
+    with pytest.raises(ModelError, match="'c' of Add 'y' holds 2 NaN"):
+        quantize(model)
+
+
 def test_nothing_to_quantize_is_said() -> None:
     value = helper.make_tensor_value_info
     graph = helper.make_graph(

@@ -110,6 +110,23 @@ def test_what_rescales_inner_tensors_is_no_noise(
     assert layer.sqnr_db > 35
 
 
+def test_clipped_elements_are_counted(
+    model: onnx.ModelProto, samples: list[Feeds], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fidelity, "ELEMENTS", 1 << 30)  # all, and no sample of them
+    graph = load(model)
+    reference = Reference(graph, open_samples(samples[:2], graph.inputs), unseen=True)
+    reference.remember(graph)
+    (values,) = outputs(model, ["r1"], samples[:2])
+    limit = float(np.quantile(values, 0.99))
+    result = graph.order()[1].output
+    for reader, slot in list(result.uses):
+        graph.set_input(reader, slot, through_grid(graph, result, limit))
+    (layer,) = reference.compare(graph).layers
+    assert layer.clipped == pytest.approx(np.mean(values > limit * 255.5 / 255), abs=1e-6)
+    assert 0.005 < layer.clipped < 0.011
+
+
 def through_grid(graph: Graph, value: Value, largest: float) -> Value:
     scale, zero = graph.constant(np.float32(largest / 255)), graph.constant(np.uint8(0))
     integers = graph.add("QuantizeLinear", [value, scale, zero], like=value.producer).output

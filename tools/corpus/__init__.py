@@ -1,0 +1,1 @@
+"""What becomes of every model that the onnx package brings, end to end."""

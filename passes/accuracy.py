@@ -7,9 +7,9 @@ rest of the pipeline, as the result does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -35,8 +35,15 @@ QUICK = 100e6
 SECONDS = 1.0
 """How long it is timed."""
 
-Goal = Callable[[Graph], float]
-"""By how much a deployed graph misses what is asked for; zero or less when it holds."""
+
+class Goal(Protocol):
+    """What is asked of a deployed graph."""
+
+    def __call__(self, deployed: Graph) -> float:
+        """By how much it misses that; zero or less when it holds."""
+
+    def share(self, miss: float) -> float:
+        """What share of its loss a graph with this miss may keep; 1 or more when it holds."""
 
 
 @dataclass
@@ -124,7 +131,7 @@ class Search:
         self.units = candidates(graph, context)[0]
         self.problem = places(self.units, graph, context.target).problem
         self.start = self.problem.placement(solve(self.problem))
-        self.misses = {self.start.integer: first.miss}
+        self.shares = {self.start.integer: goal.share(first.miss)}
         self.losses: Mapping[str, Loss] | None = None
         self.best: tuple[Placement, Trial] | None = None
         self.first = first
@@ -135,9 +142,9 @@ class Search:
             losses, _ = self.measure(self.start)
         self.losses = losses
         price(self.problem, self.units, self.graph, losses)
-        found = fastest(self.problem, self._good)
+        found = fastest(self.problem, self._ask)
         if found is None or self.best is None:
-            return Outcome(None, len(self.misses))
+            return Outcome(None, len(self.shares))
         repaired = self._repair(losses)
         placement, trial = self.best
         reverted = [
@@ -152,7 +159,7 @@ class Search:
         }
         return Outcome(
             trial,
-            len(self.misses),
+            len(self.shares),
             sorted(reverted, key=lambda each: -each.loss),
             {name: time / 1e6 for name, time in times.items()},
             self._timed(trial) if times["float"] < QUICK else {},
@@ -168,14 +175,14 @@ class Search:
         found = latencies(engine, graphs, feeds, threads=1, seconds=SECONDS)
         return {name: time / 1e6 for name, time in found.items()}
 
-    def _good(self, placement: Placement) -> bool:
-        """True when the goal holds; keeps the fastest such trial."""
-        if placement.integer not in self.misses:
+    def _ask(self, placement: Placement) -> float:
+        """What share of its loss it may keep; the fastest that holds is kept."""
+        if placement.integer not in self.shares:
             trial = self.deploy(placement)
-            self.misses[placement.integer] = trial.miss
-            if trial.miss <= 0 and (self.best is None or placement.time < self.best[0].time):
+            share = self.shares[placement.integer] = self.goal.share(trial.miss)
+            if share >= 1 and (self.best is None or placement.time < self.best[0].time):
                 self.best = placement, trial
-        return self.misses[placement.integer] <= 0
+        return self.shares[placement.integer]
 
     def deploy(self, placement: Placement) -> Trial:
         """Run a placement through the rest of the pipeline, and ask the goal about it."""
@@ -214,7 +221,7 @@ class Search:
             return False
         _, finding = self.measure(placement)
         price(self.problem, self.units, self.graph, around(losses, finding, here))
-        fastest(self.problem, self._good)
+        fastest(self.problem, self._ask, near=placement, below=placement.time)
         price(self.problem, self.units, self.graph, losses)
         return True
 

@@ -1,9 +1,10 @@
 """The fastest placement that is good enough, when only running it tells whether it is.
 
 The corners of the hull are nested: each leaves more in float than the one before, so that with a
-loss that is right in order the first good one is found by bisection. Between it and the corner
-before lie placements that no price makes optimal; only operators in which the two differ are
-undecided there, few enough to look at all choices, and the best of these are bisected likewise.
+loss that is right in order the first good one is found by a search in a sorted list. An answer also
+tells how far off a placement is, and so where to ask next. Between the first good corner and the
+one before lie placements that no price makes optimal; only operators in which the two differ are
+undecided there, few enough to look at all choices, and the best of these are searched likewise.
 """
 
 from __future__ import annotations
@@ -17,38 +18,74 @@ from .placement import Placement, Problem, hull
 
 UNDECIDED = 12
 """So many operators of a gap are decided one by one; more of them in so many groups."""
+APART = 1.01
+"""Placements whose predicted times differ by less than this factor are one: the one of less loss.
 
-Good = Callable[[Placement], bool]
+Predictions are no better than that, and every placement that is run costs more.
+"""
+
+Ask = Callable[[Placement], float]
+"""What share of its loss a placement may keep: 1 or more when it is good enough. Expensive."""
 
 
-def fastest(problem: Problem, good: Good) -> Placement | None:
+def fastest(
+    problem: Problem, ask: Ask, near: Placement | None = None, below: float = np.inf
+) -> Placement | None:
     """The fastest placement found that is good, None when not even the one of least loss is.
 
     Args:
         problem: with losses.
-        good: decides; expensive. It is asked about log2 of the corners, and of a gap's placements.
+        ask: about log2 of the corners, and of a gap's placements; fewer where losses are right.
+        near: a placement to judge by from where on placements are good; the fastest if None.
+        below: nanoseconds; placements that are not faster are not asked about.
     """
     corners = hull(problem)
-    if good(corners[0]):
+    if ask(corners[0]) >= 1:
         return corners[0]
-    if len(corners) == 1:
+    near = problem.placement((near or corners[0]).integer)
+    others = apart(corners[1:], below)
+    number = first(others, ask, allowed(near, ask(near)))
+    if number == len(others):
         return None
-    number = 1 + first(corners[1:], good)
-    if not good(corners[number]):
-        return None
-    gap = between(problem, corners[number - 1], corners[number])
-    return [*gap, corners[number]][first([*gap, corners[number]], good)]
+    good = others[number]
+    gap = apart(between(problem, [corners[0], *others][number], good), good.time)
+    return [*gap, good][first(gap, ask, allowed(good, ask(good)))]
 
 
-def first(placements: Sequence[Placement], good: Good) -> int:
-    """Index of the first good one, where all behind a good one are; the last is taken for good."""
-    low, high = -1, len(placements) - 1
+def apart(placements: Sequence[Placement], below: float) -> list[Placement]:
+    """Of placements from fast to slow those that are faster than `below` and than the next one."""
+    kept: list[Placement] = []
+    for placement in reversed(placements):
+        if placement.time * APART < (kept[-1].time if kept else below):
+            kept.append(placement)
+    return kept[::-1]
+
+
+def allowed(placement: Placement, share: float) -> float | None:
+    """The loss that is good enough, None where the share does not tell."""
+    return placement.loss * share if 0 < share < np.inf and placement.loss > 0 else None
+
+
+def first(placements: Sequence[Placement], ask: Ask, most: float | None = None) -> int:
+    """Index of the first good one, where all behind a good one are; their number if there is none.
+
+    Interpolation search: what is asked next has the loss that the last answer allows, or is the
+    middle if the last answer did not halve what is left.
+
+    Args:
+        placements: losses fall.
+        ask: at most about 2 log2 of the placements.
+        most: loss up to which placements are expected to be good.
+    """
+    losses = np.array([-placement.loss for placement in placements])
+    low, high, halved = -1, len(placements), True
     while high - low > 1:
-        middle = (low + high) // 2
-        if good(placements[middle]):
-            high = middle
-        else:
-            low = middle
+        number = (low + high) // 2
+        if most is not None and halved:
+            number = min(max(int(np.searchsorted(losses, -most)), low + 1), high - 1)
+        share, before = ask(placements[number]), high - low
+        low, high = (low, number) if share >= 1 else (number, high)
+        most, halved = allowed(placements[number], share), 2 * (high - low) <= before + 1
     return high
 
 

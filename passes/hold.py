@@ -6,6 +6,7 @@ model nothing (for fidelity), then operators go back to float (`accuracy.py`).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from .equalize import Equalize
 from .judge import TOLERATED
 from .metric import Metric
 from .pipeline import Instruments, Pipeline
+from .round import Round
 
 
 @dataclass
@@ -90,6 +92,11 @@ class Drop:
         self.scores.append(self.metric.score(deployed))
         return self.drop(self.scores[-1]) - self.most - self.spread
 
+    def share(self, miss: float) -> float:
+        """Drops are about as large as losses."""
+        allowed = self.most + self.spread
+        return allowed / (miss + allowed) if miss + allowed > 0 else math.inf
+
     def drop(self, score: float) -> float:
         """How much worse than the baseline."""
         return self.metric.drop(self.baseline, score)
@@ -128,6 +135,21 @@ def to_metric(attempt: Attempt, goal: Drop) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Short:
+    """The goal that the worst output is not short of what it must have; a miss is in dB."""
+
+    short_of: Callable[[Graph], float]
+
+    def __call__(self, deployed: Graph) -> float:
+        """By how many dB the worst output is short."""
+        return self.short_of(deployed)
+
+    def share(self, miss: float) -> float:
+        """Noise energy is what losses are."""
+        return float(10 ** (-miss / 10))
+
+
+@dataclass(frozen=True)
 class Step:
     """A way to more fidelity that costs the deployed model nothing.
 
@@ -160,23 +182,34 @@ def _corrected(passes: Sequence[Pass]) -> list[Pass] | None:
     return None if place is None else [*passes[:place], Bias(), *passes[place:]]
 
 
+def _rounded(passes: Sequence[Pass]) -> list[Pass] | None:
+    if any(isinstance(p, Round) for p in passes):
+        return None
+    place = next(
+        (k for k, p in enumerate(passes) if isinstance(p, Bias) or "quantized" in p.establishes),
+        None,
+    )
+    return None if place is None else [*passes[:place], Round(), *passes[place:]]
+
+
 STEPS = (
     Step("ranges of least squared error", _other_ranges),
     Step("equalized channels", _equalized),
     Step("corrected biases", _corrected),
+    Step("weights rounded by what layers hand on", _rounded),
 )
 """In the order they are tried, quickest first."""
 
 
 def to_fidelity(
-    attempt: Attempt, again: Callable[[Pipeline], Attempt], goal: Goal, least: float
+    attempt: Attempt, again: Callable[[Pipeline], Attempt], goal: Short, least: float
 ) -> tuple[Attempt, dict[str, Any]]:
     """Climb until every output has a signal to noise ratio of `least` dB.
 
     Args:
         attempt: misses that.
         again: runs another pipeline on the source model.
-        goal: how many dB the worst output of a graph is short of `least`.
+        goal: that the worst output is not short of `least`.
         least: dB, for the report.
 
     Returns:

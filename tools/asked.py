@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..ir import Graph, UsageError
 from ..ir.sources import named
-from ..passes.hold import Attempt, Drop, to_fidelity, to_metric
+from ..passes.hold import Attempt, Drop, Short, to_fidelity, to_metric
 from ..passes.metric import Metric, Run
 from ..passes.pipeline import Pipeline
 from ..passes.registry import DEFAULT
@@ -80,10 +81,8 @@ class Asked:
         if reference.short_of(self.min_sqnr, attempt.graph) <= 0:
             return attempt, {}
 
-        def miss(graph: Graph) -> float:
-            return reference.short_of(self.min_sqnr, graph)
-
-        held, done = to_fidelity(attempt, again, miss, self.min_sqnr)
+        enough = Short(partial(reference.short_of, self.min_sqnr))
+        held, done = to_fidelity(attempt, again, enough, self.min_sqnr)
         if held.unplanned is not None:
             reference.remember(held.unplanned[0])
         return held, done

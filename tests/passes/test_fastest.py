@@ -3,20 +3,25 @@
 import itertools
 
 import numpy as np
+import pytest
 from small_problems import costs as every_placement
 from small_problems import random_problem, ten_operators
 
-from ptq_opt.passes.fastest import between, costs, fastest, first
+from ptq_opt.passes.fastest import APART, Ask, apart, between, costs, fastest, first
 from ptq_opt.passes.placement import Placement, Problem, hull
 
 
-def asking(limit: float, asked: list[Placement]):
-    def good(placement: Placement) -> bool:
+def asking(limit: float, asked: list[Placement], *, tells: bool = True) -> Ask:
+    """Placements of a loss up to `limit` are good; an answer `tells` how far off one is."""
+
+    def ask(placement: Placement) -> float:
         if placement not in asked:
             asked.append(placement)
-        return placement.loss <= limit
+        if tells and placement.loss:
+            return limit / placement.loss
+        return np.inf if placement.loss <= limit else 0.0
 
-    return good
+    return ask
 
 
 def test_a_search_of_ten_operators() -> None:
@@ -28,8 +33,8 @@ def test_a_search_of_ten_operators() -> None:
 
 
 def test_none_when_none_is_good() -> None:
-    assert fastest(ten_operators(), lambda _: False) is None
-    assert fastest(Problem([1.0], [2.0]), lambda _: False) is None
+    assert fastest(ten_operators(), lambda _: 0.5) is None
+    assert fastest(Problem([1.0], [2.0]), lambda _: 0.5) is None
 
 
 def test_between_two_corners_all_choices_of_what_differs_are_looked_at() -> None:
@@ -62,7 +67,7 @@ def test_what_is_found_is_the_fastest_between_the_corners() -> None:
         assert found is not None
         corner = next(p for p in corners if p.loss <= limit)
         assert found.loss <= limit
-        assert found.time <= corner.time
+        assert found.time <= APART * corner.time
 
 
 def test_many_placements_at_once_cost_what_one_by_one_costs() -> None:
@@ -80,15 +85,41 @@ def chain(count: int) -> Problem:
     return Problem([2.0 + k for k in range(count)], [1.0] * count, loss=[1.0] * count)
 
 
-def test_few_questions_are_asked() -> None:
-    for count in (3, 30):
-        assert len(hull(chain(count))) == count + 1
-        for limit in (0, 1, count // 2, count - 1):
+@pytest.mark.parametrize("count", [3, 30])
+def test_few_questions_are_asked(count: int) -> None:
+    assert len(hull(chain(count))) == count + 1
+    for limit in (0, 1, count // 2, count - 1):
+        for tells, most in ((True, 4), (False, 2 + np.ceil(np.log2(count)))):
             asked: list[Placement] = []
-            found = fastest(chain(count), asking(limit, asked))
+            found = fastest(chain(count), asking(limit, asked, tells=tells))
             assert found is not None
             assert found.loss == limit
-            assert len(asked) <= 2 + np.ceil(np.log2(count))
+            assert len(asked) <= (most if limit else 6)
+
+
+def test_answers_that_mislead_cost_no_more_than_twice_as_many_questions() -> None:
+    placements = [Placement((), float(k), float(1000 - k)) for k in range(1000)]
+    for k in (0, 1, 500, 998, 999):
+        for power in (0.01, 10.0):
+            asked: list[Placement] = []
+            ask = asking(1000 - k, asked)
+            assert first(placements, lambda p: ask(p) ** power, 1000.0) == k  # noqa: B023
+            assert len(asked) <= 2 * np.ceil(np.log2(1000))
+
+
+def test_a_search_near_a_placement_that_is_known() -> None:
+    """The one of loss 3 takes 699; nothing is asked of what is not faster."""
+    known = ten_operators().placement([True, False, True, False, *[False] * 6])
+    asked: list[Placement] = []
+    assert fastest(ten_operators(), asking(2, asked), near=known, below=699) is None
+    assert all(placement.time < 699 or placement == known for placement in asked)
+
+
+def test_what_predictions_cannot_tell_apart_is_asked_once() -> None:
+    placements = [Placement((), time, 0.0) for time in (1.0, 1.02, 1.025, 2.0, 2.0, 3.0)]
+    assert [p.time for p in apart(placements, np.inf)] == [1.0, 1.025, 2.0, 3.0]
+    assert [p.time for p in apart(placements, 3.0)] == [1.0, 1.025, 2.0]
+    assert apart(placements, 1.0) == []
 
 
 def test_many_undecided_operators_change_in_groups() -> None:
@@ -101,8 +132,8 @@ def test_many_undecided_operators_change_in_groups() -> None:
 
 
 def test_the_first_good_one() -> None:
-    placements = [Placement((), float(k), float(-k)) for k in range(9)]
-    for k in range(9):
+    placements = [Placement((), float(k), float(9 - k)) for k in range(9)]
+    for k in range(10):
         asked: list[Placement] = []
-        assert first(placements, asking(-k, asked)) == k
+        assert first(placements, asking(9 - k, asked, tells=False)) == k
         assert len(asked) <= 4

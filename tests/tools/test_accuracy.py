@@ -10,6 +10,7 @@ from small_nets import Net
 from ptq_opt.ir import DataError, Graph, UsageError, save
 from ptq_opt.ir.evaluate import Runner
 from ptq_opt.passes import Instruments, accuracy
+from ptq_opt.passes.hold import STEPS
 from ptq_opt.passes.metric import Run
 from ptq_opt.tools import cli
 from ptq_opt.tools.api import Result, quantize
@@ -130,6 +131,22 @@ def test_nothing_more_is_run_where_fidelity_holds(model: object) -> None:
 def harmless() -> Graph:
     net = Net(SHAPE)
     return net.done(net.conv(net.like("Relu", net.conv(net.x, 8)), 2))
+
+
+def test_weights_are_rounded_better_before_anything_goes_to_float() -> None:
+    net = Net(SHAPE := (1, 3, 10, 10))
+    x = net.like("Relu", net.conv(net.like("Relu", net.conv(net.x, 8)), 8))
+    graph = save(net.done(net.conv(x, 2)))
+    rng = np.random.default_rng(1)
+    data = [{"x": rng.normal(0.3, 1.0, SHAPE).astype(np.float32)} for _ in range(24)]
+    done = quantize(graph, data, weights="int4", min_sqnr=16).report.accuracy
+    assert [step["step"] for step in done["steps"]] == [step.title for step in (
+        STEPS[0], STEPS[1], STEPS[3]
+    )], "biases are corrected by the default pipeline"  # fmt: skip
+    assert done["steps"][-1]["kept"]
+    assert done["worst_at_first"] < 13
+    assert done["worst"] >= 16
+    assert "reverted" not in done
 
 
 def test_pipelines_of_the_user_are_not_changed_unless_asked(model: object) -> None:

@@ -1,8 +1,8 @@
 """``python -m ptq_opt.tools.bench.revert``: holding a score, beside a greedy revert.
 
-The greedy way leaves one operator after the other in float, the one of the largest error first,
-and scores the model each time until the drop is allowed (as NNCF's accuracy control and POT do,
-which rank by scoring the model once per operator before; here both sides rank by `sensitivity`).
+The greedy way scores the model once per operator, with it alone in float; then it leaves one after
+the other in float, the one that gains most first, and scores the model each time, until the drop
+is allowed, as POT and the accuracy control of NNCF do. The cut ranks by `sensitivity` instead.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -25,7 +26,6 @@ from ...passes.accuracy import Search, Trial
 from ...passes.hold import Attempt, Drop
 from ...passes.metric import Metric, Run
 from ...passes.placement import Placement
-from ...passes.price import price
 from ..report import conversions
 from .cases import Case, find_cases
 
@@ -94,15 +94,13 @@ def compare(case: Case, weights: str, max_drop: float, samples: int, scored: int
     context.samples = open_samples(case.calibration, graph.inputs, samples)
     attempt = Attempt.run(Pipeline(), graph, context, Instruments(verify="none"))
     search = attempt.search(goal, goal(attempt.graph))
-    losses, _ = search.measure(search.start)
-    price(search.problem, search.units, search.graph, losses)
     found = {"planned": (search.start, search.first, 1)}
-    before = len(goal.scores)
-    placement, trial = greedy(search)
-    found["greedy"] = placement, trial, len(goal.scores) - before
-    before = len(goal.scores)
-    if search.first.miss > 0 and search.run(losses).trial is not None and search.best is not None:
-        found["cut"] = *search.best, len(goal.scores) - before
+    if search.first.miss > 0:
+        if search.run().trial is not None and search.best is not None:
+            found["cut"] = *search.best, len(goal.scores)
+        before = len(goal.scores) - 1
+        placement, trial = greedy(search)
+        found["greedy"] = placement, trial, len(goal.scores) - before
     engine, feeds = context.target.engine, next(iter(context.samples))
     graphs = {way: trial.graph for way, (_, trial, _) in found.items()}
     times = latencies(engine, graphs, feeds, threads=1, seconds=SECONDS)
@@ -127,19 +125,25 @@ def score_of(case: Case, count: int) -> Callable[[Run], float]:
 
 
 def greedy(search: Search) -> tuple[Placement, Trial]:
-    """Leave one operator after the other in float, that of the largest error first."""
+    """Leave one operator after the other in float, that which gains most first."""
     integer, trial = list(search.start.integer), search.first
-    while trial.miss > 0 and any(integer):
-        worst = max(
-            (k for k, chosen in enumerate(integer) if chosen),
-            key=lambda k: (
-                search.problem.loss[k]
-                + sum(s.loss for s in search.problem.shared if k in s.operators)
-            ),
-        )
-        integer[worst] = False
+    for k in ranked(search):
+        if trial.miss <= 0:
+            break
+        integer[k] = False
         trial = search.deploy(search.problem.placement(integer))
     return search.problem.placement(integer), trial
+
+
+def ranked(search: Search) -> list[int]:
+    """Operators in integers by the score with each alone in float; by their loss where equal."""
+    problem, start = search.problem, search.start.integer
+    misses: dict[int, tuple[float, float]] = {}
+    for k in np.flatnonzero(start).tolist():
+        integer = [chosen and j != k for j, chosen in enumerate(start)]
+        placement = problem.placement(integer)
+        misses[k] = search.deploy(placement).miss, placement.loss
+    return sorted(misses, key=lambda k: misses[k])
 
 
 def row(

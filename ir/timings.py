@@ -25,6 +25,13 @@ else:
 
 Source = Literal["measured", "scaled", "estimated"]
 """Where a time comes from: this operator, another of its class, or the target's rough costs."""
+KEYS = {
+    "float": "in_float",
+    "integer": "in_integers",
+    "float-apart": "float_apart",
+    "integer-apart": "integers_apart",
+}
+"""Key in a cost file -> field of `Timing`, in their order there."""
 HEADER = "# Times in nanoseconds, measured by `ptq-opt cost`.\n"
 
 
@@ -37,6 +44,7 @@ class Timing:
         shape: of its result.
         work: operations, or elements where there are none to speak of.
         in_float, in_integers: nanoseconds in each precision, None where it was not seen.
+        float_apart, integers_apart: the same where the products around are in the other precision.
     """
 
     kind: str
@@ -44,9 +52,13 @@ class Timing:
     work: float
     in_float: float | None = None
     in_integers: float | None = None
+    float_apart: float | None = None
+    integers_apart: float | None = None
 
-    def time(self, *, integer: bool) -> float | None:
-        """Nanoseconds in one precision."""
+    def time(self, *, integer: bool, apart: bool = False) -> float | None:
+        """Nanoseconds in one precision, among products of the same or of the other one."""
+        if apart:
+            return self.integers_apart if integer else self.float_apart
         return self.in_integers if integer else self.in_float
 
 
@@ -80,12 +92,12 @@ class Timings:
         return self.pace_integer if integer else self.pace_float
 
     def find(
-        self, kind: str, shape: str, work: float, *, integer: bool
+        self, kind: str, shape: str, work: float, *, integer: bool, apart: bool = False
     ) -> tuple[float, Source] | None:
         """Nanoseconds of such an operator and where they come from; None when nothing is near."""
         near: tuple[float, Timing, float] | None = None
         for row in self._by_kind.get(kind, ()):
-            time = row.time(integer=integer)
+            time = row.time(integer=integer, apart=apart)
             if time is None:
                 continue
             if row.shape == shape and row.work == work:
@@ -103,7 +115,7 @@ def merged(rows: Iterable[Timing]) -> tuple[Timing, ...]:
     for row in rows:
         groups[row.kind, row.shape, row.work].append(row)
     return tuple(
-        Timing(*key, _mean(r.in_float for r in group), _mean(r.in_integers for r in group))
+        Timing(*key, *(_mean(getattr(row, name) for row in group) for name in KEYS.values()))
         for key, group in sorted(groups.items())
     )
 
@@ -123,7 +135,7 @@ def write_timings(timings: Timings) -> str:
         "times = [",
     ]
     for row in timings.rows:
-        known = {"float": row.in_float, "integer": row.in_integers}
+        known = {key: getattr(row, name) for key, name in KEYS.items()}
         parts = [f"kind = {_quoted(row.kind)}", f"shape = {_quoted(row.shape)}"]
         parts.append(f"work = {row.work:g}" if row.work % 1 else f"work = {int(row.work)}")
         parts += [f"{key} = {time:.1f}" for key, time in known.items() if time is not None]
@@ -162,13 +174,11 @@ def read_timings(path: Path) -> Timings:
 
 
 def _row(data: dict[str, Any]) -> Timing:
-    unknown = data.keys() - {"kind", "shape", "work", "float", "integer"}
+    unknown = data.keys() - {"kind", "shape", "work", *KEYS}
     if unknown:
         raise ValueError(f"times have no key '{min(unknown)}'")
-    times = {
-        key: None if data.get(key) is None else float(data[key]) for key in ("float", "integer")
-    }
+    times = [None if data.get(key) is None else float(data[key]) for key in KEYS]
     work = float(data["work"])
-    if work < 0 or any(time is not None and not 0 <= time < inf for time in times.values()):
+    if work < 0 or any(time is not None and not 0 <= time < inf for time in times):
         raise ValueError(f"a time or the work of '{data['kind']}' is negative or not finite")
-    return Timing(str(data["kind"]), str(data["shape"]), work, times["float"], times["integer"])
+    return Timing(str(data["kind"]), str(data["shape"]), work, *times)

@@ -24,11 +24,14 @@ class Times:
         in_float: with what is fused into it.
         in_integers: the same, infinite where there is no kernel.
         source: that of the less certain of the two.
+        apart: how much longer each takes where the operand comes in the other precision, in float
+            and in integers: engines keep images in a layout that suits the products around.
     """
 
     in_float: float
     in_integers: float
     source: Source
+    apart: tuple[float, float] = (0.0, 0.0)
 
 
 def elements(value: Value) -> int:
@@ -96,17 +99,20 @@ def shape_of(value: Value | None) -> str:
 
 def unit_times(unit: Unit, target: Target) -> Times:
     """Nanoseconds of an operator with what is fused into it."""
-    node = unit.node
+    node, timings = unit.node, target.timings
     key = kind_of(node), shape_of(node.outputs[0]), work_of(node)
     found: list[tuple[float, Source]] = []
-    for precision, rough in enumerate(estimate(unit, target)):
-        integer = bool(precision)
-        known = None if node.op in FREE else target.timings.find(*key, integer=integer)
-        found.append(known or (rough * target.timings.pace(integer=integer), "estimated"))
+    apart: list[float] = []
+    for integer, rough in zip((False, True), estimate(unit, target), strict=True):
+        known = None if node.op in FREE else timings.find(*key, integer=integer)
+        found.append(known or (rough * timings.pace(integer=integer), "estimated"))
+        other = timings.find(*key, integer=integer, apart=True) if known else None
+        apart.append(max(other[0] - found[-1][0], 0.0) if other else 0.0)
     (slow, slow_source), (fast, fast_source) = found
     if unit.reason:
         return Times(slow, np.inf, slow_source)
-    return Times(slow, fast, max(slow_source, fast_source, key=SOURCES.index))
+    source = max(slow_source, fast_source, key=SOURCES.index)
+    return Times(slow, fast, source, (apart[0], apart[1]))
 
 
 def conversion_times(value: Value, target: Target) -> tuple[float, float]:

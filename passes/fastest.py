@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..ir.tensor import Array
-from .placement import Placement, Problem, hull
+from .hull import hull
+from .placement import Placement, Problem
 
 UNDECIDED = 12
 """So many operators of a gap are decided one by one; more of them in so many groups."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from ..ir import Graph, UsageError, shapes
 from ..ir.clone import clone
-from ..ir.engines import Event, installed, machine, profile, version
+from ..ir.engines import Event, installed, latencies, machine, profile, version
 from ..ir.samples import random_samples
 from ..ir.target import Target
 from ..ir.timings import Timing, Timings, merged
@@ -21,6 +21,8 @@ from .deployed import deployed
 from .plan import annotate, clear, known_spans
 from .units import Unit, find_units
 
+SECONDS = 2.0
+"""How long whole runs are timed."""
 LAYOUT = ("ReorderInput", "ReorderOutput", "Reorder", "Transpose", *CONVERSIONS, "FakeQuantize")
 """What engines put between operators; no part of their time unless they are that themselves."""
 PRODUCTS = re.compile("Conv|Gemm|MatMul|FullyConnected")
@@ -32,7 +34,9 @@ class Measure(Pass):
     """Time operators and conversions on this machine; the graph stays as it is.
 
     The float graph and one that computes in integers wherever there is a kernel are profiled in the
-    target's engine. What the engine fuses counts as one operator, the one that does the work.
+    target's engine, and two in which products are in one precision and what is between them in the
+    other. What the engine fuses counts as one operator, the one that does the work. A profile takes
+    longer than what it tells of: times are scaled to those of whole runs without one.
 
     Attributes:
         runs: of each model; the mean of the fastest quarter counts.
@@ -59,15 +63,20 @@ class Measure(Pass):
         units = marked(copy, context)
         feeds = next(iter(context.samples or random_samples(graph.inputs, 1, context.seed)))
         with context.progress("timing operators", None):
-            pair = [clone(copy)[0], all_integer(copy, units, context)]
-            events = profile(engine, pair, feeds, threads=self.threads, runs=self.runs)
+            graphs = variants(copy, units, context)
+            events = profile(engine, graphs, feeds, threads=self.threads, runs=self.runs)
             conversions = time_conversions(context.target, self.threads, self.runs)
-        shares = [Shares.of(units, each) for each in events]
+            named = {str(k): graph for k, graph in enumerate(graphs)}
+            whole = latencies(engine, named, feeds, threads=self.threads, seconds=SECONDS)
+        shares = [
+            Shares.of(units, as_whole(each, time))
+            for each, time in zip(events, whole.values(), strict=True)
+        ]
         rows = [_row(unit, k, shares) for k, unit in enumerate(units) if unit.node.op not in FREE]
         context.report.matched = len(rows)
-        for precision, share in zip(("float", "integers"), shares, strict=True):
+        for precision, share in zip(("float", "integers"), shares, strict=False):
             context.report.note(f"in {precision}: {share}")
-        pace = [_pace(units, share, context.target, k) for k, share in enumerate(shares)]
+        pace = [_pace(units, share, context.target, k) for k, share in enumerate(shares[:2])]
         context.timings = Timings(
             machine(), version(engine), merged([*rows, *conversions]), pace[0], pace[1]
         )
@@ -94,13 +103,40 @@ def marked(graph: Graph, context: Context) -> list[Unit]:
     return units
 
 
-def all_integer(graph: Graph, units: list[Unit], context: Context) -> Graph:
-    """A copy of `graph` that computes in integers wherever there is a kernel."""
+def variants(graph: Graph, units: list[Unit], context: Context) -> list[Graph]:
+    """Copies of `graph`: in float, in integers, and two in which products and the rest differ.
+
+    The third has the products in float; there are only two copies where there is nothing else.
+    """
     spans = known_spans(units, context)
-    for unit in units:
-        unit.integer = not unit.reason
-    annotate(units, spans, context.target)
-    return deployed(graph, context.target)
+    possible = [not unit.reason for unit in units]
+    products = [unit.kind == "compute" for unit in units]
+    between = [can and not product for can, product in zip(possible, products, strict=True)]
+    choices = [[False] * len(units), possible]
+    if any(between[k] for k, unit in enumerate(units) if unit.node.op not in FREE):
+        only = [can and product for can, product in zip(possible, products, strict=True)]
+        choices += [between, only]
+    graphs = []
+    for choice in choices:
+        clear(graph)
+        for unit, integer in zip(units, choice, strict=True):
+            unit.integer = integer
+        annotate(units, spans, context.target)
+        graphs.append(deployed(graph, context.target))
+    return graphs
+
+
+def as_whole(events: Sequence[Event], time: float) -> list[Event]:
+    """Events that sum up to `time`, the nanoseconds of a run that is not profiled.
+
+    What the quickest takes is taken for the profile's own part in each, as far as there is room.
+    """
+    surplus = sum(event.time for event in events) - time
+    own = min((event.time for event in events), default=0.0)
+    own = min(own, max(surplus, 0.0) / max(len(events), 1))
+    left = [replace(event, time=event.time - own) for event in events]
+    factor = time / (sum(event.time for event in left) or 1.0)
+    return [replace(event, time=factor * event.time) for event in left]
 
 
 @dataclass
@@ -150,10 +186,15 @@ class Shares:
 
 
 def _row(unit: Unit, number: int, shares: Sequence[Shares]) -> Timing:
-    in_float, in_integers = (share.units.get(number, 0.0) for share in shares)
     node = unit.node
     key = kind_of(node), shape_of(node.outputs[0]), work_of(node)
-    return Timing(*key, in_float, None if unit.reason else in_integers)
+    times: list[float | None] = [share.units.get(number, 0.0) for share in shares]
+    if unit.reason:
+        return Timing(*key, times[0])
+    if unit.kind == "compute":
+        return Timing(*key, *times[:2])
+    integers_apart, float_apart = times[2:] or (None, None)
+    return Timing(*key, *times[:2], float_apart, integers_apart)
 
 
 def _pace(units: Sequence[Unit], share: Shares, target: Target, precision: int) -> float:

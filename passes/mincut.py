@@ -17,12 +17,17 @@ needs more than what can flow on from its operator, so one unit more stands for 
 far times and losses are apart. As these limits do not depend on the price, what the source and the
 sink offer is monotone in it also after rounding, and so the cuts are nested exactly.
 
+Between two cuts that are known, what both have in common is decided. The rest is a network of its
+own, in which arcs from and to what is decided are part of the gains.
+
 References: Picard & Queyranne 1980 (minimal source side); Gallo, Grigoriadis & Tarjan 1989
-(nested cuts); Kolmogorov & Zabih 2004 (which energies cuts minimize).
+(nested cuts, contraction of what is decided); Kolmogorov & Zabih 2004 (which energies cuts
+minimize).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,102 +40,105 @@ if TYPE_CHECKING:
 
 LARGEST = 2**29
 """Bound of the sum of all capacities: residual capacities add up two of them in int32."""
-SOURCE, SINK = 0, 1
-"""Vertices of the network that SciPy sees."""
 
 
+@dataclass(frozen=True, eq=False)
 class Network:
-    """A placement problem, ready for cuts at any price.
+    """A placement problem, or what is undecided of one, ready for cuts at any price.
 
     Attributes:
-        vertex: operator -> vertex, int [operators].
+        gain: nanoseconds that integers save, float64 [vertices]; infinite where there is no choice.
+        loss: by integers, float64 [vertices].
+        tail, head: of the arcs, int64 [arcs].
+        cost: nanoseconds, float64 [arcs]; of an arc that is never cut what can flow through it.
+        spare: 0, or units that such an arc has more than that after rounding, int64 [arcs].
     """
 
-    def __init__(self, problem: Problem) -> None:
-        """Build the arcs; `UsageError` when an operator may run in neither precision."""
-        self.vertex = _agreeing(problem)
-        groups = int(self.vertex.max(initial=-1)) + 1
-        with np.errstate(invalid="ignore"):
-            self._gain = self._sum(problem.float_time) - self._sum(problem.integer_time)
-        if np.isnan(self._gain).any():
-            where = int(np.flatnonzero(np.isnan(self._gain[self.vertex]))[0])
-            raise UsageError(f"operator {where} and what must agree with it have no precision left")
-        self._loss = self._sum(problem.loss)
-        arcs, self.size = _conversions(problem, self.vertex, groups)
-        self._tail, self._head = arcs[:, 0].astype(np.int64), arcs[:, 1].astype(np.int64)
-        shared, self._shared_loss = _shared(problem, self.vertex, self._gain)
-        most = np.where(np.isfinite(self._gain), np.maximum(self._gain, 0.0), 0.0)
-        through = most + np.bincount(self._head, arcs[:, 2], groups)[:groups]
-        # A power of two: sums that are equal before are equal afterwards, and ties stay ties.
-        total = 2 * float(arcs[:, 2].sum()) + 3 * float(through[shared[:, 0]].sum())
-        self._scale = 2.0 ** np.floor(np.log2(LARGEST / total)) if total else 1.0
-        self._capacity = np.rint(arcs[:, 2] * self._scale).astype(np.int64)
-        self._outflow = np.bincount(self._tail, self._capacity, groups)[:groups]
-        self._inflow = np.bincount(self._head, self._capacity, groups)[:groups]
-        self._capacity += arcs[:, 3].astype(np.int64)
-        self._share(shared, np.rint(most * self._scale).astype(np.int64) + self._inflow)
+    gain: Array
+    loss: Array
+    tail: Array
+    head: Array
+    cost: Array
+    spare: Array
 
-    def _share(self, shared: Array, most: Array) -> None:
-        """Add the arcs of shared losses, [arcs, 2] (vertex, number of the loss).
+    @staticmethod
+    def of(problem: Problem) -> tuple[Network, Array]:
+        """The network, and the vertex of each operator, int [operators].
 
-        `most` is what can flow through each vertex at any price, so that one unit more is no limit.
+        Raises:
+            UsageError: an operator may run in neither precision.
         """
-        vertex, number = shared[:, 0], shared[:, 1]
-        limit = most[vertex] + 1
-        self._tail = np.concatenate([self._tail, vertex])
-        self._head = np.concatenate([self._head, self.size + number])
-        self._capacity = np.concatenate([self._capacity, limit])
-        np.add.at(self._outflow, vertex, limit)
-        self._shared_limit = np.bincount(number, limit, self._shared_loss.size).astype(np.int64)
-        self._shared_first, self.size = self.size, self.size + self._shared_loss.size
+        vertex = _agreeing(problem)
+        with np.errstate(invalid="ignore"):
+            gain = _sums(vertex, problem.float_time) - _sums(vertex, problem.integer_time)
+        if np.isnan(gain).any():
+            where = int(np.flatnonzero(np.isnan(gain[vertex]))[0])
+            raise UsageError(f"operator {where} and what must agree with it have no precision left")
+        rows, size = _conversions(problem, vertex, gain.size)
+        more, shared = _shared(problem, vertex, gain, rows, size)
+        arcs = np.asarray([*rows, *more], np.float64).reshape(-1, 4)
+        tail, head, spare = arcs[:, (0, 1, 3)].T.astype(np.int64)
+        loss = np.zeros(size + len(shared))
+        loss[: gain.size], loss[size:] = _sums(vertex, problem.loss), shared
+        gain = np.concatenate([gain, np.zeros(loss.size - gain.size)])
+        return Network(gain, loss, tail, head, arcs[:, 2], spare), vertex
 
-    def _sum(self, values: list[float]) -> Array:
-        """One number per operator -> one per vertex."""
-        return np.bincount(self.vertex, np.asarray(values, np.float64))
-
-    def cut(self, price: float, most: Array | None = None, least: Array | None = None) -> Array:
-        """The minimal source side at `price` nanoseconds per unit of loss; bool [vertices].
+    def between(self, most: Array, least: Array) -> tuple[Network, Array]:
+        """What is undecided between two cuts, and the numbers of its vertices here, int [vertices].
 
         Args:
-            price: not negative; infinite for the least loss at any time.
-            most: the cut at a lower price; only vertices in it are considered.
-            least: the cut at a higher price; its vertices need not be considered.
+            most: a cut at a lower price, bool [vertices].
+            least: one at a higher price.
         """
-        inside = np.zeros(self.size, bool) if least is None else least.copy()
-        open_ = ~inside if most is None else most & ~inside
-        index = np.full(self.size + 2, SINK)
-        index[:-2][inside] = index[-2] = SOURCE
-        size = 2 + int(np.count_nonzero(open_))
-        index[:-2][open_] = np.arange(2, size)
-        tails, heads, capacity = self._arcs(price)
-        tails, heads = index[tails], index[heads]
-        kept = (tails != heads) & (tails != SINK) & (heads != SOURCE)
-        reached = _reachable(tails[kept], heads[kept], capacity[kept], size)
-        inside[open_] = reached[2:]
-        return inside
+        inside = np.flatnonzero(most & ~least)
+        number = np.full(self.gain.size, -1)
+        number[inside] = np.arange(inside.size)
+        tail, head = number[self.tail], number[self.head]
+        kept = (tail >= 0) & (head >= 0)
+        entering = least[self.tail] & (head >= 0)
+        leaving = (tail >= 0) & ~most[self.head]
+        gain = self.gain[inside]
+        gain += np.bincount(head[entering], self.cost[entering], inside.size)
+        gain -= np.bincount(tail[leaving], self.cost[leaving], inside.size)
+        arcs = (array[kept] for array in (tail, head, self.cost, self.spare))
+        return Network(gain, self.loss[inside], *arcs), inside
 
-    def _arcs(self, price: float) -> tuple[Array, Array, Array]:
-        """Tails, heads and capacities; the last two vertices are the source and the sink."""
-        lossy = self._loss > 0
-        penalty = np.zeros_like(self._loss)
-        penalty[lossy] = price * self._loss[lossy]
-        forced = np.isinf(self._gain)
-        gain = np.where(forced, self._gain, self._gain - np.where(forced, 0.0, penalty))
-        up = np.flatnonzero(gain > 0)
-        down = np.flatnonzero(gain < 0)
-        rising = np.clip(np.rint(gain[up] * self._scale), 1, self._outflow[up] + 1)
-        falling = np.clip(np.rint(-gain[down] * self._scale), 1, self._inflow[down] + 1)
-        priced = np.flatnonzero(self._shared_loss) if price else np.zeros(0, np.int64)
-        shared = np.rint(price * self._shared_loss[priced] * self._scale)
-        shared = np.clip(shared, 1, self._shared_limit[priced] + 1)
-        source, sink = self.size, self.size + 1
-        ends = np.concatenate([down, self._shared_first + priced])
-        capacity = [self._capacity, *(a.astype(np.int64) for a in (rising, falling, shared))]
-        return (
-            np.concatenate([self._tail, np.full(up.size, source), ends]),
-            np.concatenate([self._head, up, np.full(ends.size, sink)]),
-            np.concatenate(capacity),
-        )
+    def value(self, side: Array) -> tuple[float, float]:
+        """Nanoseconds of a cut beyond those of no vertex, and its loss."""
+        crossing = side[self.tail] & ~side[self.head]
+        time = self.cost[crossing].sum() - self.gain[side].sum()
+        return float(time), float(self.loss[side].sum())
+
+    def cut(self, price: float) -> Array:
+        """The minimal source side at `price` nanoseconds per unit of loss; bool [vertices].
+
+        The price is not negative; infinite for the least loss at any time.
+        """
+        size = self.gain.size
+        # A power of two: sums that are equal before are equal afterwards, and ties stay ties.
+        total = 3 * float(self.cost.sum())
+        scale = 2.0 ** np.floor(np.log2(LARGEST / total)) if total else 1.0
+        capacity = np.rint(self.cost * scale) + self.spare
+        lossy = np.isfinite(self.gain) & (self.loss > 0)
+        gain = self.gain.copy()
+        gain[lossy] -= price * self.loss[lossy]
+        up, down = np.flatnonzero(gain > 0), np.flatnonzero(gain < 0)
+        outflow = np.bincount(self.tail, capacity, size)[up]
+        inflow = np.bincount(self.head, capacity, size)[down]
+        rising = np.clip(np.rint(gain[up] * scale), 1, outflow + 1)
+        falling = np.clip(np.rint(-gain[down] * scale), 1, inflow + 1)
+        tails = np.concatenate([self.tail, np.full(up.size, size), down])
+        heads = np.concatenate([self.head, up, np.full(down.size, size + 1)])
+        return _reachable(tails, heads, np.concatenate([capacity, rising, falling]), size)
+
+
+Row = tuple[int, int, float, int]
+"""Of an arc: tail, head, cost, spare."""
+
+
+def _sums(vertex: Array, values: list[float]) -> Array:
+    """One number per operator -> one per vertex."""
+    return np.bincount(vertex, np.asarray(values, np.float64))
 
 
 def _agreeing(problem: Problem) -> Array:
@@ -145,9 +153,9 @@ def _agreeing(problem: Problem) -> Array:
     return labels
 
 
-def _conversions(problem: Problem, vertex: Array, groups: int) -> tuple[Array, int]:
-    """Arcs between vertices (tail, head, nanoseconds, units more), and how many vertices."""
-    rows: list[tuple[int, int, float, int]] = []
+def _conversions(problem: Problem, vertex: Array, groups: int) -> tuple[list[Row], int]:
+    """Arcs of conversions, and how many vertices there are with their helpers."""
+    rows: list[Row] = []
     size = groups
     place: list[int] = vertex.tolist()
     for link in problem.links:
@@ -162,37 +170,49 @@ def _conversions(problem: Problem, vertex: Array, groups: int) -> tuple[Array, i
             rows.append((producer, to_float, link.dequantize, 0))
             rows.append((to_integer, producer, link.quantize, 0))
             for reader in readers:
-                # One unit more than flows into A or out of B: never cut.
-                rows.append((to_float, reader, link.dequantize, 1))
-                rows.append((reader, to_integer, link.quantize, 1))
-    return np.asarray(rows, np.float64).reshape(-1, 4), size
+                # More than flows into A or out of B: never cut.
+                rows.append((to_float, reader, link.dequantize, 2))
+                rows.append((reader, to_integer, link.quantize, 2))
+    return rows, size
 
 
-def _shared(problem: Problem, vertex: Array, gain: Array) -> tuple[Array, Array]:
-    """Which vertices cause which shared loss, int [pairs, 2]; the losses.
+def _shared(
+    problem: Problem, vertex: Array, gain: Array, rows: list[Row], size: int
+) -> tuple[list[Row], list[float]]:
+    """Arcs to the helpers of shared losses, which are numbered from `size`; these losses.
 
     What an operator causes that must be in integers is no choice and left out.
     """
-    pairs: list[tuple[int, int]] = []
+    most = np.where(np.isfinite(gain), np.maximum(gain, 0.0), 0.0)
+    spare = np.full(gain.size, 2)
+    for _, head, cost, more in rows:
+        if head < gain.size:
+            most[head] += cost
+            spare[head] += 1 + more
+    arcs: list[Row] = []
     losses: list[float] = []
     for shared in problem.shared:
         members = {int(vertex[k]) for k in shared.operators}
         if shared.loss > 0 and not any(gain[k] == np.inf for k in members):
-            pairs += [(k, len(losses)) for k in sorted(members)]
+            helper = size + len(losses)
+            arcs += [(k, helper, float(most[k]), int(spare[k])) for k in sorted(members)]
             losses.append(shared.loss)
-    return np.asarray(pairs, np.int64).reshape(-1, 2), np.asarray(losses, np.float64)
+    return arcs, losses
 
 
 def _reachable(tails: Array, heads: Array, capacity: Array, size: int) -> Array:
-    """What the source still reaches when a maximum flow runs to the sink; bool [size]."""
+    """What the source, number `size`, still reaches at a maximum flow to the sink, the next one.
+
+    bool [size].
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-    shape = (size, size)
+    shape = (size + 2, size + 2)
     network: Any = coo_array((capacity.astype(np.int32), (tails, heads)), shape=shape).tocsr()
-    left = network - maximum_flow(network, SOURCE, SINK).flow
+    left = network - maximum_flow(network, size, size + 1).flow
     left.data = np.maximum(left.data, 0)
     left.eliminate_zeros()
-    reached = np.zeros(size, bool)
-    reached[breadth_first_order(left, SOURCE, return_predecessors=False)] = True
-    return reached
+    reached = np.zeros(size + 2, bool)
+    reached[breadth_first_order(left, size, return_predecessors=False)] = True
+    return reached[:size]

@@ -16,7 +16,7 @@ from ..ir.target import Target
 from ..ir.timings import Source
 from .costs import Times, conversion_times, unit_times
 from .placement import Link, Problem
-from .units import Unit
+from .units import Unit, data_inputs
 
 Why = Literal["must", "hurts", "converts"]
 REASONS: dict[Why, str] = {
@@ -102,6 +102,12 @@ def places(units: list[Unit], graph: Graph, target: Target) -> Places:
         for k in {home, *users}:
             touching[k].append(len(problem.links))
         problem.links.append(_link(value, home, users, units, target))
+    for k, time in enumerate(times):
+        if any(time.apart):
+            home = maker.get(data_inputs(units[k].node)[0][1], outside)
+            for j in {home, k}:
+                touching[j].append(len(problem.links))
+            problem.links.append(Link(home, (k,), time.apart[1], time.apart[0]))
     return Places(units, problem, times, touching)
 
 

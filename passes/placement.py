@@ -6,8 +6,8 @@ share it, and `price` nanoseconds for every unit of loss by an operator in integ
 are not negative make this exact (`mincut.py`). Among optima the one with the most operators in
 float is returned: accuracy that costs no time.
 
-As the price rises, operators only ever go to float: placements are nested. `hull` finds all of
-them that some price makes optimal, from the fastest to the one of least loss.
+As the price rises, operators only ever go to float: placements are nested. `hull.py` finds all of
+them that some price makes optimal.
 """
 
 from __future__ import annotations
@@ -18,11 +18,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..ir.tensor import Array
 from .mincut import Network
-
-NEGLIGIBLE = 1e-9
-"""Relative differences of times below this are rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -130,70 +126,15 @@ def solve(problem: Problem, price: float = 0.0) -> list[bool]:
     Raises:
         UsageError: an operator, with those it must agree with, may run in neither precision.
     """
-    return list(_Point.of(problem, Network(problem), price).placement.integer)
+    network, vertex = Network.of(problem)
+    chosen: list[bool] = network.cut(price)[vertex].tolist()
+    return chosen
 
 
 def sweep(problem: Problem, prices: Iterable[float]) -> list[Placement]:
     """The cheapest placement at each price, by ascending price; their float sets are nested."""
-    network = Network(problem)
-    points = [_Point.of(problem, network, price) for price in sorted(prices)]
-    return _nested(points)
-
-
-def hull(problem: Problem) -> list[Placement]:
-    """Every placement that is cheapest at some price, from the fastest to that of least loss.
-
-    These are the vertices of the lower convex hull of all (loss, time). Eisner & Severance 1976:
-    between two of them ask the price at which both cost the same; either a third is cheaper there,
-    or they are neighbours. What two placements have in common is common to all between, so that
-    each of the at most 2 * vertices cuts is over the rest only.
-    """
-    network = Network(problem)
-    done = [_Point.of(problem, network, 0.0)]
-    rest = [_Point.of(problem, network, np.inf, done[0])]
-    if rest[0].placement.loss >= done[0].placement.loss:
-        return [done[0].placement]
-    while rest:
-        between = _between(problem, network, done[-1], rest[-1])
-        if between is None:
-            done.append(rest.pop())
-        else:
-            rest.append(between)
-    return _nested(done)
-
-
-@dataclass(frozen=True, eq=False)
-class _Point:
-    """A placement and the side of the cut it comes from."""
-
-    side: Array
-    placement: Placement
-
-    @staticmethod
-    def of(
-        problem: Problem,
-        network: Network,
-        price: float,
-        faster: _Point | None = None,
-        finer: _Point | None = None,
-    ) -> _Point:
-        """Cut at `price`, between the placements of a lower and of a higher one."""
-        most, least = faster.side if faster else None, finer.side if finer else None
-        side = network.cut(price, most, least)
-        return _Point(side, problem.placement(side[network.vertex].tolist()))
-
-
-def _between(problem: Problem, network: Network, faster: _Point, finer: _Point) -> _Point | None:
-    """The placement that is cheapest where the two cost the same, None when they are."""
-    low, high = faster.placement, finer.placement
-    price = (high.time - low.time) / (low.loss - high.loss)
-    point = _Point.of(problem, network, max(price, 0.0), faster, finer)
-    best = low.time + price * low.loss
-    cheaper = best - (point.placement.time + price * point.placement.loss)
-    return point if cheaper > NEGLIGIBLE * best else None
-
-
-def _nested(points: Sequence[_Point]) -> list[Placement]:
-    for faster, finer in pairwise(points):
-        assert not (finer.side & ~faster.side).any(), "float sets are nested as the price rises"
-    return [point.placement for point in points]
+    network, vertex = Network.of(problem)
+    sides = [network.cut(price) for price in sorted(prices)]
+    for faster, finer in pairwise(sides):
+        assert not (finer & ~faster).any(), "float sets are nested as the price rises"
+    return [problem.placement(side[vertex].tolist()) for side in sides]

@@ -12,6 +12,7 @@ ROWS = (
     Timing("Conv 3x3", "1x8x64x64", 16000, 6000.0, 2000.0),
     Timing("Erf", "1x8", 8, 40.0, None),
     Timing("Relu", "1x8", 8, 0.0, 3.5),
+    Timing("MaxPool", "1x8", 16, 5.0, 4.0, 6.0, 90.0),
 )
 
 
@@ -39,6 +40,13 @@ def test_the_nearest_of_a_class(
     kind: str, shape: str, work: float, integer: bool, expected: object
 ) -> None:
     assert Timings(rows=ROWS).find(kind, shape, work, integer=integer) == expected
+
+
+def test_times_among_products_of_the_other_precision() -> None:
+    timings = Timings(rows=ROWS)
+    for integer, time in ((False, 6.0), (True, 90.0)):
+        assert timings.find("MaxPool", "1x8", 16, integer=integer, apart=True) == (time, "measured")
+    assert timings.find("Relu", "1x8", 8, integer=True, apart=True) is None
 
 
 def test_equal_rows_become_their_mean() -> None:

@@ -78,6 +78,13 @@ def test_what_was_measured_has_precedence() -> None:
     assert unit_times(conv, timed(half)) == Times(700.0, 3.0 * work / 4, "estimated")
 
 
+def test_times_apart_are_what_is_more() -> None:
+    pool = unit("y = MaxPool <kernel_shape = [2,2]> (x)")
+    row = Timing("MaxPool 2x2", "1x8x15x15", 2048, 10.0, 5.0, 8.0, 80.0)
+    assert unit_times(pool, timed(row)).apart == (0.0, 75.0)
+    assert unit_times(pool, timed()).apart == (0.0, 0.0)
+
+
 def test_an_operator_without_a_kernel_takes_for_ever() -> None:
     erf = unit("y = Erf (x)")
     target = timed(Timing("Erf", "1x8x16x16", 2048, 90.0))

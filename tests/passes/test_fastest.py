@@ -8,7 +8,8 @@ from small_problems import costs as every_placement
 from small_problems import random_problem, ten_operators
 
 from ptq_opt.passes.fastest import APART, Ask, apart, between, costs, fastest, first
-from ptq_opt.passes.placement import Placement, Problem, hull
+from ptq_opt.passes.hull import hull
+from ptq_opt.passes.placement import Placement, Problem
 
 
 def asking(limit: float, asked: list[Placement], *, tells: bool = True) -> Ask:

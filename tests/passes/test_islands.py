@@ -11,6 +11,7 @@ from rewriting import net, noise
 from ptq_opt.ir import Graph, UsageError
 from ptq_opt.ir.ranges import Calibration, Range
 from ptq_opt.ir.target import Costs, Target, find_target
+from ptq_opt.ir.timings import Timing, Timings
 from ptq_opt.passes import Context, islands
 from ptq_opt.passes.islands import FLOAT, INTEGER, PLACED, Islands, fastest
 
@@ -72,6 +73,19 @@ def test_pins_by_name_expression_and_type(pattern: str) -> None:
     decision = context.results["plan"][2]
     assert decision["reason"] == f"pinned by '{pattern}'"
     assert decision["why"] == "must"
+
+
+def test_what_is_slow_behind_a_float_operator_follows_it() -> None:
+    """In integers the pool is faster, but not behind a convolution in float, as MaxPool is in
+    ONNX Runtime: there it goes to float though the tensor has to be quantized anyway."""
+    body = "a = Conv (x, w)\n b = MaxPool <kernel_shape = [1,1]> (a)\n y = Conv (b, w)"
+    for apart, expected in ((None, "FII"), (1000.0, "FFI")):
+        graph = net(body, "float[1,8,8,8] x", w=noise(8, 8, 1, 1))
+        for node in graph:
+            node.name = node.output.name
+        row = Timing("MaxPool 1x1", "1x8x8x8", 512, 10.0, 5.0, None, apart)
+        place(graph, replace(target(), timings=Timings(rows=(row,))), pin_float=("^a$",))
+        assert letters(graph) == expected
 
 
 def test_a_pin_to_integers() -> None:

@@ -12,7 +12,7 @@ from ptq_opt.ir.ranges import Calibration, Range
 from ptq_opt.ir.target import find_target
 from ptq_opt.passes import Context
 from ptq_opt.passes.conversions import EDGES, SIZES
-from ptq_opt.passes.measure import Measure, Shares
+from ptq_opt.passes.measure import Measure, Shares, as_whole, marked, variants
 from ptq_opt.passes.units import find_units
 
 IMAGE = "float[1,32,16,16] x"
@@ -45,6 +45,40 @@ def test_every_operator_gets_its_times() -> None:
         assert all(rows[f"{op} image", str(32 * edge**2)].in_integers for edge in EDGES)
     assert [node.precision for node in graph] == [None] * 5, "the graph stays as it is"
     assert [note[:8] for note in context.report.notes] == ["in float", "in integ"]
+
+
+def test_what_is_between_products_is_timed_among_those_of_the_other_precision() -> None:
+    graph = net(
+        "c = Conv (x, w)\n p = MaxPool <kernel_shape = [2,2]> (c)\n y = Conv (p, w)",
+        IMAGE, w=noise(32, 32, 1, 1),
+    )  # fmt: skip
+    context = Context(find_target("ort-cpu"), calibration=known(graph))
+    Measure(runs=2).run(graph, context)
+    assert context.timings is not None
+    rows = {row.kind: row for row in context.timings.rows}
+    pool, conv = rows["MaxPool 2x2"], rows["Conv 1x1"]
+    assert pool.float_apart and pool.integers_apart
+    assert conv.float_apart is conv.integers_apart is None
+
+
+def test_variants_of_a_network() -> None:
+    graph = residual()
+    context = Context(find_target("ort-cpu"), calibration=known(graph))
+    units = marked(graph, context)
+    found = [
+        [node.op for node in each if node.precision == "int8"]
+        for each in variants(graph, units, context)
+    ]
+    assert found == [[], ["Conv", "Relu", "Conv", "Add"], ["Add"], ["Conv", "Relu", "Conv"]]
+
+
+def test_events_are_scaled_to_a_run_that_is_not_profiled() -> None:
+    events = [Event("Conv", (), 110.0), Event("Relu", (), 30.0), Event("Reshape", (), 10.0)]
+    assert [event.time for event in as_whole(events, 100.0)] == pytest.approx(
+        [100 * 100 / 120, 100 * 20 / 120, 0.0]
+    ), "10 of each are the profile's, the rest is scaled"
+    assert [event.time for event in as_whole(events, 135.0)] == pytest.approx([105, 25, 5])
+    assert [event.time for event in as_whole(events, 300.0)] == pytest.approx([220, 60, 20])
 
 
 def test_time_goes_to_who_does_the_work() -> None:

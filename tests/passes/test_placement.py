@@ -1,12 +1,16 @@
 """Minimum cuts find what brute force finds, at every price, and among equals the most floats."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+from large_placement import KINDS, random_network
 from small_problems import costs, random_problem, ten_operators
 
 from ptq_opt.ir import UsageError
 from ptq_opt.ir.tensor import Array
-from ptq_opt.passes.placement import Link, Placement, Problem, hull, solve, sweep
+from ptq_opt.passes.hull import hull
+from ptq_opt.passes.placement import Link, Placement, Problem, solve, sweep
 
 
 def corners(time: Array, loss: Array) -> list[tuple[float, float]]:
@@ -50,6 +54,21 @@ def test_the_hull_equals_that_of_all_placements() -> None:
         assert nested(found), f"seed {seed}"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_corners_of_a_large_hull_are_what_cuts_of_the_whole_find(kind: str) -> None:
+    problem = random_network(200, kind)
+    found = hull(problem)
+    assert len(found) > 80
+    assert nested(found)
+    for faster, corner, finer in zip(found[:-2], found[1:-1], found[2:], strict=True):
+        price = (finer.time - faster.time) / (faster.loss - finer.loss)
+        whole = problem.placement(solve(problem, price))
+        assert corner.time + price * corner.loss == pytest.approx(whole.time + price * whole.loss)
+        assert (corner.time, corner.loss) == pytest.approx(
+            (problem.cost(corner.integer), problem.placement(corner.integer).loss)
+        )
+
+
 def test_a_sweep_is_nested() -> None:
     rng = np.random.default_rng(0)
     for seed in range(3000, 3100):
@@ -59,7 +78,7 @@ def test_a_sweep_is_nested() -> None:
         assert nested(found), f"seed {seed}"
 
 
-def nested(placements: list[Placement]) -> bool:
+def nested(placements: Sequence[Placement]) -> bool:
     """True when what is in float stays there."""
     sides = np.array([p.integer for p in placements])
     return not (sides[1:] & ~sides[:-1]).any()

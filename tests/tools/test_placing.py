@@ -1,11 +1,15 @@
 """Benchmarks of placements: ranks, and the fastest file."""
 
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from ptq_opt.tools.bench import __main__ as bench
 from ptq_opt.tools.bench import placing, ranking
+from ptq_opt.tools.bench.cases import Case
+from ptq_opt.tools.bench.measure import Settings
 from ptq_opt.tools.bench.placing import FLOAT, INTEGER, PLACED, Placed
 
 LIGHT = ("--models", "light/shufflenet")
@@ -27,6 +31,28 @@ def test_what_is_faster_than_the_placed_file_is_a_miss() -> None:
     assert found.misses == ["ort"]
     told = "placed 4.10 ms (1 Q, 2 DQ), ort 3.00 ms; kept placed  slower than ort"
     assert str(found).endswith(told)
+
+
+def test_the_whole_benchmark_places_and_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = ranking.Ranking("m", 0.5, [1.0, 2.0], [2.0, 1.0])
+    placed = Placed("m", "placed", {FLOAT: 5.0, PLACED: 4.1, "nncf": 3.0}, {}, {"ort": "failed"})
+    monkeypatch.setattr(ranking, "measure", lambda *_: ranks)
+    monkeypatch.setattr(placing, "measure", lambda *_: placed)
+    monkeypatch.setattr(bench, "installed", lambda engine: engine == "onnxruntime")
+    settings = Settings(Path(sys.executable), ("ort", "nncf"), frozenset(), 1, 0.1, ())
+    low = "correlate by 0.500, at least 0.9 wanted"
+    for kind, expected in (
+        ("trained", [f"trained/m, ort-cpu: predicted and measured ranks {low}"]),
+        (
+            "topology",
+            [
+                f"topology/m, ort-cpu: predicted and measured ranks {low}",
+                "topology/m, ort-cpu: slower than nncf",
+            ],
+        ),
+    ):
+        case = Case("m", kind, Path("m.onnx"), Path("m"))
+        assert bench.placements(case, settings) == expected
 
 
 def test_ranks() -> None:

@@ -3,71 +3,45 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from .cases import find_cases
+from ...ir.engines import installed
+from ...ir.target import find_target
+from . import placing, ranking
+from .cases import Case, find_cases
 from .engines import GOAL, geometric_means, show
 from .measure import Row, Settings, measure
+from .options import of_cases, of_peers
 from .quantizers import PEER_SAMPLES
 from .tables import errors, table, write_json
 from .verdict import misses
 
-PARTS = ("accuracy", "speed", "openvino", "native")
+PARTS = ("accuracy", "speed", "openvino", "native", "placement")
+ENGINES = ("ort-cpu", "openvino-cpu")
+"""Targets that models are placed for, where this Python has their engines."""
 
 
 @click.command()
-@click.option(
-    "--zoo",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder with zoo.py, trained/ and topologies/; without it only the light models of onnx.",
-)
-@click.option(
-    "--models", default="", metavar="REGEX", help="Only trained/..., topology/... or light/... so."
-)
-@click.option(
-    "--peer-python",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default=Path(sys.executable),
-    help="Python that has the peers and OpenVINO; this one by default.",
-)
-@click.option(
-    "--peers",
-    default=",".join(PEER_SAMPLES),
-    show_default=True,
-    help="Quantizers to compare with, separated by commas.",
-)
-@click.option(
-    "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("build/bench"),
-    show_default=True,
-    help="Folder that keeps samples and the files of the peers between runs.",
-)
+@of_cases()
+@of_peers(",".join(PEER_SAMPLES))
 @click.option("--skip", multiple=True, type=click.Choice(PARTS), help="What not to measure.")
 @click.option("--threads", default=1, show_default=True, help="Of each session; 0 means all cores.")
 @click.option("--seconds", default=5.0, show_default=True, help="Timing of one model in an engine.")
 @click.option("--options", default="", help="More options for ptq-opt, as on its command line.")
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File for all numbers.",
-)
 def main(
     zoo: Path | None,
     models: str,
-    peer_python: Path,
-    peers: str,
     cache: Path,
+    json_file: Path | None,
+    peers: str,
+    peer_python: Path,
     skip: tuple[str, ...],
     threads: int,
     seconds: float,
     options: str,
-    json_file: Path | None,
 ) -> None:
     """Quantize models with ptq-opt and its peers, and compare the files in one run."""
     chosen = tuple(filter(None, peers.split(",")))
@@ -78,8 +52,7 @@ def main(
     console = Console()
     rows: list[Row] = []
     missed: list[str] = []
-    cache.mkdir(parents=True, exist_ok=True)
-    for case in find_cases(zoo, cache.resolve(), models):
+    for case in find_cases(zoo, cache, models):
         found = measure(case, settings)
         rows += found
         missed += misses(found)
@@ -87,6 +60,8 @@ def main(
         show(console, [one for row in found for one in row.races])
         for line in errors(found):
             console.print(line, style="yellow", markup=False)
+        if "placement" not in settings.skip:
+            missed += placements(case, settings)
         if json_file is not None:
             write_json(json_file, rows, missed)
     if not rows:
@@ -98,6 +73,27 @@ def main(
     console.print(f"{len(missed)} of what must hold does not:" if missed else "All holds.")
     for line in missed:
         console.print(f"  {line}", markup=False)
+
+
+def placements(case: Case, settings: Settings) -> list[str]:
+    """Time what is placed for each engine, and rank placements; what does not hold."""
+    missed: list[str] = []
+    for name in ENGINES:
+        target = find_target(name)
+        if not installed(target.engine):
+            click.echo(f"not placed for {name}: this Python has no {target.engine}")
+            continue
+        seconds = 2 * settings.seconds
+        ranks = ranking.measure(case, target, ranking.PLACEMENTS, seconds)
+        click.echo(f"ranks, {name}: {ranks}")
+        missed += [f"{case.kind}/{case.name}, {name}: {miss}" for miss in ranks.misses]
+        if case.kind == "topology":
+            placed = placing.measure(case, target, settings.peers, settings.python, seconds)
+            placing.show(placed)
+            missed += [
+                f"{case.kind}/{case.name}, {name}: slower than {other}" for other in placed.misses
+            ]
+    return missed
 
 
 if __name__ == "__main__":

@@ -60,7 +60,8 @@ def find_cases(zoo: Path | None, cache: Path, pattern: str) -> Iterator[Case]:
         cache: Folder for weights and samples that are made here.
         pattern: Searched for in ``trained/NAME``, ``topology/NAME`` and ``light/NAME``.
     """
-    wanted = re.compile(pattern)
+    wanted, cache = re.compile(pattern), cache.resolve()
+    cache.mkdir(parents=True, exist_ok=True)
     if zoo is not None:
         models = import_file(zoo / "zoo.py")
         for name, entry in models.ZOO.items():

@@ -6,11 +6,9 @@ model, the one in integers wherever there is a kernel, and those of other quanti
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -22,7 +20,8 @@ from ...passes.deployed import deployed
 from ...passes.islands import Islands
 from ...passes.plan import annotate, candidates, clear
 from .cases import Case, find_cases
-from .quantizers import run_peer
+from .options import of_cases, of_peers, of_timing, write_rows
+from .quantizers import PEER_SAMPLES, run_peer
 from .ranking import prepared
 from .speed import conversions_left
 from .verdict import NOISE
@@ -99,38 +98,33 @@ def measure(
 
 
 @click.command()
-@click.option("--zoo", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--models", default="topology/", show_default=True, metavar="REGEX")
-@click.option("--target", default="ort-cpu", show_default=True)
-@click.option("--peers", default="ort", show_default=True, help="Other quantizers, by commas.")
-@click.option("--peer-python", type=click.Path(exists=True, path_type=Path),
-              default=Path(sys.executable))  # fmt: skip
-@click.option("--seconds", default=10.0, show_default=True, help="Timing of one model.")
-@click.option("--cache", type=click.Path(file_okay=False, path_type=Path),
-              default=Path("build/bench"), show_default=True)  # fmt: skip
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+@of_cases("topology/")
+@of_peers(",".join(PEER_SAMPLES))
+@of_timing(10.0)
 def main(
     zoo: Path | None,
     models: str,
-    target: str,
-    peers: str,
-    peer_python: Path,
-    seconds: float,
     cache: Path,
     json_file: Path | None,
+    peers: str,
+    peer_python: Path,
+    target: str,
+    seconds: float,
 ) -> None:
     """Time placed files beside the others, model by model."""
-    cache.mkdir(parents=True, exist_ok=True)
     rows: list[Placed] = []
     chosen = [peer for peer in peers.split(",") if peer]
-    for case in find_cases(zoo, cache.resolve(), models):
-        row = measure(case, find_target(target), chosen, peer_python, seconds)
-        rows.append(row)
-        click.echo(str(row))
-        for peer, error in row.errors.items():
-            click.echo(f"  {peer}: {error}")
-        if json_file is not None:
-            json_file.write_text(json.dumps([asdict(each) for each in rows], indent=1))
+    for case in find_cases(zoo, cache, models):
+        rows.append(measure(case, find_target(target), chosen, peer_python, seconds))
+        show(rows[-1])
+        write_rows(json_file, rows)
+
+
+def show(row: Placed) -> None:
+    """Print what was measured."""
+    click.echo(str(row))
+    for peer, error in row.errors.items():
+        click.echo(f"  {peer}: {error}")
 
 
 if __name__ == "__main__":

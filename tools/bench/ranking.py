@@ -6,8 +6,7 @@ all in float are predicted, and timed as whole models in the same engine.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -24,9 +23,11 @@ from ...passes.place import places
 from ...passes.placement import solve
 from ...passes.plan import annotate, candidates, clear
 from .cases import Case, find_cases
+from .options import of_cases, of_timing, write_rows
 
 ENOUGH = 0.9
 SEED = 0
+PLACEMENTS = 12
 
 
 @dataclass
@@ -44,6 +45,20 @@ class Ranking:
     correlation: float
     predicted: list[float]
     measured: list[float]
+
+    @property
+    def misses(self) -> list[str]:
+        """That the ranks agree too little."""
+        told = f"predicted and measured ranks correlate by {self.correlation:.3f}"
+        return [] if self.correlation >= ENOUGH else [f"{told}, at least {ENOUGH} wanted"]
+
+    def __str__(self) -> str:
+        """One line."""
+        near = f"  below {ENOUGH}" if self.misses else ""
+        return (
+            f"{self.model}: {self.correlation:.3f} over {len(self.measured)} "
+            f"placements, {min(self.measured):.2f} to {max(self.measured):.2f} ms{near}"
+        )
 
 
 def spearman(a: list[float], b: list[float]) -> float:
@@ -100,36 +115,24 @@ def measure(case: Case, target: Target, count: int, seconds: float) -> Ranking:
 
 
 @click.command()
-@click.option("--zoo", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--models", default="", metavar="REGEX")
-@click.option("--target", default="ort-cpu", show_default=True)
-@click.option("--placements", default=12, show_default=True, help="Of each model.")
-@click.option("--seconds", default=20.0, show_default=True, help="Timing of one model.")
-@click.option("--cache", type=click.Path(file_okay=False, path_type=Path),
-              default=Path("build/bench"), show_default=True)  # fmt: skip
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+@of_cases()
+@of_timing(20.0)
+@click.option("--placements", default=PLACEMENTS, show_default=True, help="Of each model.")
 def main(
     zoo: Path | None,
     models: str,
-    target: str,
-    placements: int,
-    seconds: float,
     cache: Path,
     json_file: Path | None,
+    target: str,
+    seconds: float,
+    placements: int,
 ) -> None:
     """Correlate predicted and measured latency of placements, model by model."""
-    cache.mkdir(parents=True, exist_ok=True)
     rows: list[Ranking] = []
-    for case in find_cases(zoo, cache.resolve(), models):
-        found = measure(case, find_target(target), placements, seconds)
-        rows.append(found)
-        near = "" if found.correlation >= ENOUGH else f"  below {ENOUGH}"
-        click.echo(
-            f"{case.kind}/{case.name}: {found.correlation:.3f} over {len(found.measured)} "
-            f"placements, {min(found.measured):.2f} to {max(found.measured):.2f} ms{near}"
-        )
-        if json_file is not None:
-            json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    for case in find_cases(zoo, cache, models):
+        rows.append(measure(case, find_target(target), placements, seconds))
+        click.echo(f"{case.kind}/{rows[-1]}")
+        write_rows(json_file, rows)
 
 
 if __name__ == "__main__":

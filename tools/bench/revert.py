@@ -7,9 +7,8 @@ is allowed, as POT and the accuracy control of NNCF do. The cut ranks by `sensit
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -28,6 +27,7 @@ from ...passes.metric import Metric, Run
 from ...passes.placement import Placement
 from ..report import conversions
 from .cases import Case, find_cases
+from .options import of_cases, write_rows
 
 SECONDS = 5.0
 """How long the results of a model are timed."""
@@ -57,33 +57,30 @@ class Row:
 
 
 @click.command()
-@click.option("--zoo", required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--models", default="|".join(CASES), show_default=True, metavar="REGEX")
+@of_cases(f"trained/({'|'.join(CASES)})")
 @click.option("--weights", default="int4", show_default=True, help="As for ptq-opt.")
 @click.option("--max-drop", default=0.02, show_default=True, help="Of each model's own score.")
 @click.option("--samples", default=64, show_default=True, help="For calibration.")
 @click.option("--scored", default=96, show_default=True, help="Samples that are scored.")
-@click.option("--cache", default=Path("build/bench"), type=click.Path(path_type=Path))
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for all numbers.")
 def main(
-    zoo: Path,
+    zoo: Path | None,
     models: str,
+    cache: Path,
+    json_file: Path | None,
     weights: str,
     max_drop: float,
     samples: int,
     scored: int,
-    cache: Path,
-    json_file: Path | None,
 ) -> None:
     """Hold the score of trained models with least loss of speed, and greedily."""
-    cache.mkdir(parents=True, exist_ok=True)
+    if zoo is None:
+        raise click.UsageError("only the models of a --zoo have scores")
     rows: list[Row] = []
-    for case in find_cases(zoo, cache.resolve(), f"trained/({models})"):
+    for case in find_cases(zoo, cache, models):
         found = compare(case, weights, max_drop, samples, scored)
         rows += found
         Console().print(table(found))
-        if json_file is not None:
-            json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+        write_rows(json_file, rows)
 
 
 def compare(case: Case, weights: str, max_drop: float, samples: int, scored: int) -> list[Row]:

@@ -13,16 +13,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..ir import Graph, shapes
+from ..ir import Graph, UsageError
 from ..ir.clone import clone
 from ..ir.engines import installed, latencies
 from .base import Context, Loss, Pass, Report
 from .fastest import fastest
+from .islands import Islands
 from .measures import MEASURES
 from .pipeline import Pipeline
-from .place import places
-from .placement import Placement, solve
-from .plan import candidates
+from .placement import Placement
+from .plan import Plan
 from .price import price
 from .sensitivity import Sensitivity
 from .single_errors import Judge
@@ -127,10 +127,18 @@ class Search:
         """
         self.graph, self.context, self.given, self.goal = graph, context, tuple(given), goal
         self.rest = [item for item in rest if "losses" not in item.establishes]
-        shapes.infer(graph)
-        self.units = candidates(graph, context)[0]
-        self.problem = places(self.units, graph, context.target).problem
-        self.start = self.problem.placement(solve(self.problem))
+        planner = next((item for item in rest if isinstance(item, Plan | Islands)), None)
+        if planner is None or context.target.activations is None:
+            raise UsageError(
+                "operators can go back to float for accuracy where plan or islands place them, and "
+                "activations have a type"
+            )
+        found, _ = planner.places(graph, context)
+        self.units, self.problem = found.units, found.problem
+        decisions = first.results.get("plan", ())
+        self.start = self.problem.placement(
+            [row["precision"] != "float" for row in decisions] + [False]
+        )
         self.shares = {self.start.integer: goal.share(first.miss)}
         self.losses: Mapping[str, Loss] | None = None
         self.best: tuple[Placement, Trial] | None = None

@@ -15,6 +15,7 @@ from .grids import Span
 from .place import Places, places, settle
 from .placement import solve
 from .plan import annotate, candidates, clear, tell
+from .price import price
 from .select import selects
 from .units import Unit
 
@@ -31,7 +32,7 @@ class Islands(Pass):
     What must stay in float is given by name, regular expression or type; what follows it into
     float, so that conversions do not cost more than integers save, is a minimum cut. Then the
     placement, all in integers and all in float are timed in the target's engine, and the fastest is
-    kept.
+    kept. Where an accuracy is to be held, what that decides is kept untimed.
 
     Attributes:
         pin_float: nodes to keep in float, like `--exclude`: regular expressions, or `op:TYPE`.
@@ -57,27 +58,40 @@ class Islands(Pass):
         """Annotate the graph."""
         if context.target.activations is None:
             raise UsageError("islands places activations in integers: give them a type, not none")
-        shapes.infer(graph)
-        clear(graph)
-        units, spans = candidates(graph, context)
-        pin_float(units, self.pin_float)
-        found = places(units, graph, context.target)
-        pin_integer(found, self.pin_integer)
-        choices = {PLACED: solve(found.problem), INTEGER: found.most, FLOAT: found.least}
+        found, spans = self.places(graph, context)
+        decided = context.placement is not None
+        choices: dict[str, Sequence[bool]] = {PLACED: context.placement or solve(found.problem)}
+        if not decided:
+            choices |= {INTEGER: found.most, FLOAT: found.least}
         predicted = {name: found.problem.cost(choice) for name, choice in choices.items()}
         # Capacities are rounded: a cut may lose to one of these by that, and by no more.
         choices[PLACED] = choices[min(predicted, key=lambda name: predicted[name])]
         predicted[PLACED] = min(predicted.values())
         timed: dict[str, float] = {}
-        if self.time and installed(context.target.engine):
+        if self.time and installed(context.target.engine) and not decided:
             with context.progress("timing placements", None):
                 timed = self._timed(graph, found, spans, choices, context)
         kept = fastest(timed)
         clear(graph)
         settle(found, choices[kept], SLOWER if kept == FLOAT else "")
-        annotate(units, spans, context.target)
-        tell(units, graph, context)
-        self._tell(predicted, timed, kept, context)
+        annotate(found.units, spans, context.target)
+        tell(found.units, graph, context)
+        if decided:
+            context.report.note("placed for accuracy: what is faster may not hold it")
+        else:
+            self._tell(predicted, timed, kept, context)
+
+    def places(self, graph: Graph, context: Context) -> tuple[Places, dict[Value, Span]]:
+        """The problem of placing `graph`, with the pins; known ranges. Clears an earlier plan."""
+        shapes.infer(graph)
+        clear(graph)
+        units, spans = candidates(graph, context)
+        pin_float(units, self.pin_float)
+        found = places(units, graph, context.target)
+        if context.losses is not None:
+            price(found.problem, units, graph, context.losses)
+        pin_integer(found, self.pin_integer)
+        return found, spans
 
     def _timed(
         self,

@@ -19,7 +19,7 @@ from .conversions import CONVERSIONS, time_conversions
 from .costs import FREE, estimate, kind_of, shape_of, work_of
 from .deployed import deployed
 from .plan import annotate, clear, known_spans
-from .units import Unit, find_units
+from .units import Unit, find_units, makers_and_readers
 
 SECONDS = 2.0
 """How long whole runs are timed."""
@@ -157,7 +157,7 @@ class Shares:
     def of(units: Sequence[Unit], events: Sequence[Event]) -> Shares:
         """Give each event to the unit whose number is in its names."""
         shares = Shares()
-        maker = {value: k for k, unit in enumerate(units) for value in unit.results}
+        maker, _ = makers_and_readers(units)
         adopted: list[tuple[int, float]] = []
         for event in events:
             found = MARK.search(" ".join(event.names))

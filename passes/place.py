@@ -16,7 +16,7 @@ from ..ir.target import Target
 from ..ir.timings import Source
 from .costs import Times, conversion_times, unit_times
 from .placement import Link, Problem
-from .units import Unit, data_inputs
+from .units import Unit, data_inputs, makers_and_readers
 
 Why = Literal["must", "hurts", "converts"]
 REASONS: dict[Why, str] = {
@@ -91,8 +91,7 @@ def places(units: list[Unit], graph: Graph, target: Target) -> Places:
     for time in times:
         problem.add(time.in_float, time.in_integers)
     outside = problem.add(0.0, np.inf)
-    maker = {v: k for k, unit in enumerate(units) for v in unit.results}
-    reader = {n: k for k, u in enumerate(units) for n in (u.node, u.after) if n is not None}
+    maker, reader = makers_and_readers(units)
     touching: list[list[int]] = [[] for _ in range(outside + 1)]
     for value in [*graph.inputs, *maker]:
         users = [reader.get(node, outside) for node, _ in value.uses]

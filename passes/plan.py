@@ -15,7 +15,7 @@ from ..ir.target import Target
 from ..ir.tensor import Array
 from .base import Context, Pass
 from .grids import Groups, Span, demanded, group, spans_of_groups, weight_grid
-from .place import places, settle
+from .place import Places, places, settle
 from .placement import solve
 from .price import price
 from .select import rule_of
@@ -47,17 +47,24 @@ class Plan(Pass):
 
     def run(self, graph: Graph, context: Context) -> None:
         """Annotate the graph."""
+        if context.target.activations is None:
+            shapes.infer(graph)
+            clear(graph)
+            return tell(weights_only(graph, context), graph, context)
+        found, spans = self.places(graph, context)
+        settle(found, context.placement or solve(found.problem))
+        annotate(found.units, spans, context.target)
+        tell(found.units, graph, context)
+
+    def places(self, graph: Graph, context: Context) -> tuple[Places, dict[Value, Span]]:
+        """The problem of placing `graph`, and known ranges. Clears an earlier plan."""
         shapes.infer(graph)
         clear(graph)
-        if context.target.activations is None:
-            return tell(weights_only(graph, context), graph, context)
         units, spans = candidates(graph, context)
         found = places(units, graph, context.target)
         if context.losses is not None:
             price(found.problem, units, graph, context.losses)
-        settle(found, context.placement or solve(found.problem))
-        annotate(units, spans, context.target)
-        tell(units, graph, context)
+        return found, spans
 
 
 def candidates(graph: Graph, context: Context) -> tuple[list[Unit], dict[Value, Span]]:

@@ -8,7 +8,7 @@ from ..ir import Graph, Value
 from ..ir.ranges import key
 from .base import Loss
 from .placement import Problem, Shared
-from .units import Unit, data_inputs
+from .units import Unit, data_inputs, makers_and_readers
 
 
 def price(
@@ -19,8 +19,7 @@ def price(
     What rounded weights lose is their operator's. What rounding a tensor loses is shared by its
     maker and all who read it, also behind data movers: any of them in integers causes it.
     """
-    maker = {v: k for k, unit in enumerate(units) for v in unit.results}
-    reader = {n: k for k, u in enumerate(units) for n in (u.node, u.after) if n is not None}
+    maker, reader = makers_and_readers(units)
 
     def readers(value: Value) -> set[int]:
         found: set[int] = set()

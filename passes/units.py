@@ -62,6 +62,13 @@ class Unit:
         return [self.result] if self.after else list(self.node.outputs)
 
 
+def makers_and_readers(units: Sequence[Unit]) -> tuple[dict[Value, int], dict[Node, int]]:
+    """Which unit makes a tensor, and to which unit an operator belongs, by their numbers."""
+    makers = {value: k for k, unit in enumerate(units) for value in unit.results}
+    readers = {n: k for k, u in enumerate(units) for n in (u.node, u.after) if n is not None}
+    return makers, readers
+
+
 def data_inputs(node: Node) -> list[tuple[int, Value]]:
     """(slot, value) of the operands that a quantized operator reads as activations."""
     count = DATA_INPUTS.get(node.op, 1)

@@ -24,6 +24,9 @@ from .metric import Metric
 from .pipeline import Instruments, Pipeline
 from .round import Round
 
+WORTHWHILE = 1.0
+"""dB that exact weights must gain before slow steps are taken to come near them."""
+
 
 @dataclass
 class Attempt:
@@ -60,6 +63,16 @@ class Attempt:
         rest, given = self.pipeline.tail("plan")
         first = Trial(self.graph, self.reports, self.context.results, miss)
         return Search(graph, context, rest, given, goal, first)
+
+    def with_exact_weights(self) -> Graph:
+        """What the pipeline gives where only activations are rounded."""
+        assert self.unplanned is not None
+        graph, _ = clone(self.unplanned[0])
+        context = self.unplanned[1]
+        rest, given = self.pipeline.tail("plan")
+        context = replace(context, target=context.target.storing(weights="none"), results={})
+        Pipeline(rest, given=given).run(graph, context)
+        return graph
 
     def take(self, trial: Trial) -> None:
         """Become what a search found."""
@@ -156,10 +169,12 @@ class Step:
     Attributes:
         title: for people.
         change: of the passes of a pipeline; None where it does not apply.
+        weights: it is slow and gains no more than exact weights would.
     """
 
     title: str
     change: Callable[[Sequence[Pass]], list[Pass] | None]
+    weights: bool = False
 
 
 def _other_ranges(passes: Sequence[Pass]) -> list[Pass] | None:
@@ -196,7 +211,7 @@ STEPS = (
     Step("ranges of least squared error", _other_ranges),
     Step("equalized channels", _equalized),
     Step("corrected biases", _corrected),
-    Step("weights rounded by what layers hand on", _rounded),
+    Step("weights rounded by what layers hand on", _rounded, weights=True),
 )
 """In the order they are tried, quickest first."""
 
@@ -225,6 +240,8 @@ def to_fidelity(
     for step in STEPS:
         passes = step.change([s.run for s in best.pipeline.resolve()])
         if miss <= 0 or passes is None:
+            continue
+        if step.weights and goal(best.with_exact_weights()) > miss - WORTHWHILE:
             continue
         start = time.perf_counter()
         other = again(Pipeline(passes))

@@ -10,6 +10,7 @@ from small_nets import Net
 from ptq_opt.ir import DataError, Graph, UsageError, save
 from ptq_opt.ir.evaluate import Runner
 from ptq_opt.passes import Instruments, accuracy
+from ptq_opt.passes.base import Loss
 from ptq_opt.passes.hold import STEPS
 from ptq_opt.passes.metric import Run
 from ptq_opt.tools import cli
@@ -101,6 +102,31 @@ def test_only_what_hurts_goes_back_to_float(guarded: Result) -> None:
     times = done["milliseconds"]
     assert times["integers"] < times["placed"] < times["float"]
     assert times.keys() == done["timed"].keys()
+
+
+def test_errors_that_do_not_add_up_are_measured_again(
+    model: object, guarded: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the large tensors alone ruins the heat map; all together do not ruin it more."""
+    assert guarded.report.accuracy["repaired"]
+    monkeypatch.setattr(accuracy, "DISTORTED", np.inf)
+    once = quantize(model, samples_of(24)).report.accuracy
+    assert not once["repaired"]
+    assert guarded.report.accuracy["trials"] <= once["trials"] + 3
+    assert guarded.report.accuracy["milliseconds"]["placed"] <= once["milliseconds"]["placed"]
+
+
+def test_losses_around_a_placement() -> None:
+    """What is in integers there has its part in the error, half alone and half as it is missed."""
+    losses = {"a": Loss(1.0, 3.0), "b": Loss(2.0, 2.0)}
+    row = {"tensor": "b", "alone": [3.0, 1.0], "gained": [1.0, -1.0], "rounding": 0.25}
+    assert accuracy.around(losses, {"operators": [row]}, 0.5) == {
+        "a": Loss(0.5, 1.5),
+        "b": Loss(0.5, 1.5),
+    }
+    row["gained"] = [-9.0, 0.0]
+    found = accuracy.around(losses, {"operators": [row]}, 0.5)
+    assert found["b"] == Loss(0.0, 0.0), "what makes others better costs nothing"
 
 
 def test_the_report_says_what_was_done_and_what_it_cost(guarded: Result) -> None:

@@ -24,7 +24,7 @@ class QuantInfo:
     """A grid, per tensor, per channel or blocked.
 
     Attributes:
-        dtype: integer type of the stored tensor.
+        dtype: integer type of the stored tensor; or FLOAT16, whose reals have no steps: scale 1.
         scale: float32, positive; shape () per tensor, [channels] per channel, and for a blocked
             grid the tensor's shape with `axis` divided by `block`.
         zero_point: integers within the type's range, shape of `scale`.
@@ -71,7 +71,10 @@ class QuantInfo:
         return values.reshape([-1 if k == axis else 1 for k in range(len(shape))])
 
     def quantize(self, real: Array) -> Array:
-        """Integers (int32) nearest to `real`, saturated; shape kept."""
+        """Integers (int32) nearest to `real`, saturated; for FLOAT16 reals; shape kept."""
+        if self.dtype.is_float:
+            largest = np.finfo(np.float16).max
+            return np.clip(real, -largest, largest).astype(np.float16)
         scale = self.spread(self.scale.astype(np.float32), real.shape)
         zero = self.spread(self.zero_point.astype(np.float32), real.shape)
         low, high = self.limits
@@ -85,6 +88,8 @@ class QuantInfo:
 
     def dequantize(self, integers: Array) -> Array:
         """Reals (float32) that the integers stand for."""
+        if self.dtype.is_float:
+            return integers.astype(np.float32)
         zero = self.spread(self.zero_point.astype(np.int32), integers.shape)
         scale = self.spread(self.scale.astype(np.float32), integers.shape)
         reals: Array = (integers.astype(np.int32) - zero).astype(np.float32) * scale

@@ -212,6 +212,10 @@ def _grids(part: Part) -> Problems:
 
 
 def _grid(value: Value, grid: QuantInfo) -> Problems:
+    if grid.dtype is DType.FLOAT16:
+        if value.const is None or grid.axis is not None or np.any(grid.scale != 1):
+            yield "only constants are stored in half precision, without scales"
+        return
     if not grid.dtype.is_integer:
         yield f"{grid.dtype!r} is not an integer type"
         return

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..ir import Graph, Node, UsageError, Value, shapes
+from ..ir import DType, Graph, Node, UsageError, Value, shapes
 from ..ir.clone import clone
 from ..ir.evaluate import decibel
 from ..ir.grid_rule import GridRule, weight_rule
 from .base import Context, Pass
 from .front import Point, front, good_enough, within
 from .grids import Span, weight_grid
+from .half import LARGEST
 from .measures import MEASURES
 from .multilabel import Formats
 from .place import Explanation, Places, places
@@ -24,6 +25,7 @@ from .single_errors import single_errors
 from .units import weight_slot
 
 FLOAT = "float"
+HALF = GridRule(DType.FLOAT16)
 USUAL_SIZE = 0.2
 """Share of the bytes in float where no budget is given: between 4 and 8 bits."""
 LITTLE = 0.01
@@ -40,8 +42,8 @@ class Bits(Pass):
     combinations those on the Pareto front are found exactly where the network is narrow enough.
 
     Attributes:
-        formats: of weights beside float, spelled as for `--weights`. Eight bits compute in
-            integers, all others are stored so and compute in float.
+        formats: of weights beside float, spelled as for `--weights`, or `float16`. Eight bits
+            compute in integers, all others are stored so and compute in float.
         size: bytes of the weights at most, as a share of what they are in float; a fifth where no
             budget is given.
         time: predicted time at most, as a share of that in float.
@@ -73,7 +75,7 @@ class Bits(Pass):
         target = context.target
         if target.activations is None:
             raise UsageError("bits places activations in integers: give them a type, not none")
-        rules = [weight_rule(text, target.weights) for text in self.formats]
+        rules = [HALF if t == "float16" else weight_rule(t, target.weights) for t in self.formats]
         if None in rules:
             raise UsageError("bits: float is always among the formats, leave 'none' out")
         shapes.infer(graph)
@@ -207,7 +209,10 @@ class Menu:
             return False
         if self.integer(label):
             return self.found.most[number]
-        return self.found.most[number] and _weights(self.found.units[number].node) is not None
+        weights = _weights(self.found.units[number].node)
+        if not self.found.most[number] or weights is None:
+            return False
+        return self.rules[label] != HALF or float(np.abs(weights.numpy()).max()) <= LARGEST
 
     def formats(self, table: np.ndarray[Any, np.dtype[np.float64]]) -> Formats:
         """A cost per operator and format [operators, formats], infinite where it cannot be."""
@@ -241,7 +246,8 @@ class Menu:
             for label, rule in enumerate(self.rules):
                 if rule is not None:
                     grid = weight_grid(data, unit.node, rule)
-                    table[k, label] = data.size * rule.dtype.bits / 8 + 5 * grid.scale.size
+                    table[k, label] = data.size * rule.dtype.bits / 8
+                    table[k, label] += 0 if rule == HALF else 5 * grid.scale.size
         return self.formats(table)
 
     def times(self) -> Formats:

@@ -163,8 +163,10 @@ def weight_grid(weights: Array, node: Node, rule: GridRule) -> QuantInfo:
     A block of a convolution is one of input channels at one place of the kernel, since the standard
     knows blocks along one axis only. Stacks of matrices, and vectors, have one scale: ONNX Runtime
     refuses to run a MatMul with one per column of these. So has a ConvTranspose of several groups,
-    whose channels of a group are an axis, but not those of its output.
+    whose channels of a group are an axis, but not those of its output. Half precision has no grid.
     """
+    if rule.dtype.is_float:
+        return QuantInfo(rule.dtype, np.ones((), np.float32), np.zeros((), np.int32))
     axis = weight_axis(node) % weights.ndim
     inner = input_axis(node)
     if rule.block and weights.ndim > 1 and weights.shape[inner] >= rule.block:

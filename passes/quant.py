@@ -54,7 +54,7 @@ def needed_opset(graph: Graph) -> int:
     grids = [value.quant for value in graph.values() if value.quant is not None]
     if any(info.dtype.bits == 2 for info in grids):
         return NEWEST_OPSET
-    recent = any(info.block or info.dtype not in BYTES for info in grids)
+    recent = any(info.block or info.dtype not in (*BYTES, DType.FLOAT16) for info in grids)
     return RECENT_OPSET if recent else MINIMUM_OPSET
 
 
@@ -109,12 +109,24 @@ def parameters(graph: Graph, info: QuantInfo, name: str) -> tuple[Value, Value]:
 
 
 def constant_pair(graph: Graph, value: Value) -> Value:
-    """A dequantized integer constant that stands for `value`."""
+    """A dequantized integer constant that stands for `value`, or one of half precision."""
     info = value.quant
     assert info is not None
+    if info.dtype.is_float:
+        return widened(graph, value, info)
     integers = info.stored(value.numpy()).astype(info.dtype.numpy)
     stored = graph.constant(Tensor(integers, dtype=info.dtype), f"{value.name}_quantized")
     return dequantize(graph, stored, value, info, next(iter(value.uses))[0])
+
+
+def widened(graph: Graph, value: Value, info: QuantInfo) -> Value:
+    """A constant of half precision, cast to float, that stands for `value`."""
+    halves = graph.constant(info.stored(value.numpy()), f"{value.name}_half")
+    like = next(iter(value.uses))[0]
+    name = f"{value.name}_widen"
+    result = graph.add("Cast", [halves], {"to": int(DType.FLOAT)}, name=name, like=like).output
+    result.name, result.dtype, result.shape = f"{value.name}_widened", value.dtype, value.shape
+    return result
 
 
 def activation_pair(graph: Graph, value: Value) -> Value:

@@ -193,7 +193,7 @@ class Round(Pass):
 def _takes(layer: Layer, report: Report) -> bool:
     """True for a layer that can be rounded; where it only might be, the report has the reason."""
     reason = ""
-    if layer.weights.quant is None:
+    if layer.weights.quant is None or layer.weights.quant.dtype.is_float:
         return False
     if layer.node.op == "ConvTranspose":
         reason = "the nearest integers serve ConvTranspose"

@@ -150,7 +150,7 @@ class Tune(Pass):
         for unit in find_units(start, context.target, context.exclude):
             slot = weight_slot(unit.node)
             weights = unit.node.inputs[slot] if slot is not None else None
-            if weights is not None and weights.quant is not None:
+            if weights is not None and weights.quant is not None and weights.quant.dtype.is_integer:
                 loss = losses.get(key(unit.result), none).weights
                 layers[key(weights)] = loss / weights.numpy().size
                 if "weights" in self.over:

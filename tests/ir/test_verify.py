@@ -101,6 +101,11 @@ DAMAGES: list[tuple[str, str, Damage]] = [
     ("opsets", "Mul 'mul' .* set 'my'", lambda g: setattr(node(g, "mul"), "domain", "my")),
     ("opsets", "then_branch of If 'if': Neg", lambda g: setattr(node(g, "neg"), "domain", "my")),
     ("grids", "not an integer type", lambda g: quantize(g.find("y"), dtype=DType.FLOAT)),
+    (
+        "grids",
+        "only constants are stored in half",
+        lambda g: quantize(g.find("y"), dtype=DType.FLOAT16),
+    ),
     ("grids", "cannot be stored", lambda g: quantize(g.inputs[0])),
     ("grids", "positive", lambda g: quantize(g.find("y"), scale=np.float32([1, 0, 1]))),
     ("grids", "zero points must lie", lambda g: quantize(g.find("y"), zero_point=np.full(3, 300))),

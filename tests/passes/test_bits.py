@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from rewriting import net, noise
 
-from ptq_opt.ir import Graph, UsageError
+from ptq_opt.ir import DType, Graph, UsageError
+from ptq_opt.ir.evaluate import Runner
 from ptq_opt.ir.samples import random_samples
 from ptq_opt.ir.target import find_target
 from ptq_opt.ir.text import print_graph
@@ -100,6 +101,30 @@ def test_stored_in_few_bits_means_computed_in_float() -> None:
         if quant is not None:
             assert node.precision == ("int8" if quant.dtype.bits == 8 else "float")
     deployed(graph, find_target("ort-cpu"))  # the file has what the annotations say
+
+
+def test_five_formats() -> None:
+    """Half precision is what loses less than 16 bits of a grid where weights differ much."""
+    formats = ("float16", "int16", "int8", "int4:block=32")
+    told = assign(network(), size=0.4, formats=formats).results["bits"]
+    used = {name for point in told["points"] for name in point["formats"].values()}
+    assert used == {*formats}
+    graph = network()
+    assign(graph, size=0.51, formats=("float16",))
+    assert weights(graph) == dict.fromkeys("aby", "float16")
+    file = deployed(graph, find_target("ort-cpu"))
+    casts = [node for node in file if node.op == "Cast"]
+    assert [node.inputs[0].dtype for node in casts] == [DType.FLOAT16] * 3
+    assert file.info.opsets[""] == 17
+    feeds = next(iter(random_samples(graph.inputs, 1)))
+    wanted, found = (Runner(each).run(feeds)[0] for each in (network(), file))
+    assert 0 < np.abs(wanted - found).max() < 1e-2 * np.abs(wanted).max()
+
+
+def test_what_overflows_half_precision_stays_in_float() -> None:
+    graph = net("y = Conv (x, w)", "float[1,4,8,8] x", w=noise(4, 4, 1, 1) * 1e5)
+    assign(graph, size=1.0, formats=("float16",))
+    assert weights(graph) == {node.name: "float" for node in graph}
 
 
 def test_a_budget_that_nothing_meets() -> None:

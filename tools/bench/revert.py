@@ -25,6 +25,7 @@ from ...passes.accuracy import Search, Trial
 from ...passes.hold import Attempt, Drop
 from ...passes.metric import Metric, Run
 from ...passes.placement import Placement
+from ...passes.registry import DEFAULT
 from ..report import conversions
 from .cases import Case, find_cases
 from .options import of_cases, write_rows
@@ -59,6 +60,7 @@ class Row:
 @click.command()
 @of_cases(f"trained/({'|'.join(CASES)})")
 @click.option("--weights", default="int4", show_default=True, help="As for ptq-opt.")
+@click.option("--passes", default=DEFAULT, help="As for ptq-opt; shorter ones run quicker.")
 @click.option("--max-drop", default=0.02, show_default=True, help="Of each model's own score.")
 @click.option("--samples", default=64, show_default=True, help="For calibration.")
 @click.option("--scored", default=96, show_default=True, help="Samples that are scored.")
@@ -68,6 +70,7 @@ def main(
     cache: Path,
     json_file: Path | None,
     weights: str,
+    passes: str,
     max_drop: float,
     samples: int,
     scored: int,
@@ -77,19 +80,21 @@ def main(
         raise click.UsageError("only the models of a --zoo have scores")
     rows: list[Row] = []
     for case in find_cases(zoo, cache, models):
-        found = compare(case, weights, max_drop, samples, scored)
+        found = compare(case, weights, passes, max_drop, samples, scored)
         rows += found
         Console().print(table(found))
         write_rows(json_file, rows)
 
 
-def compare(case: Case, weights: str, max_drop: float, samples: int, scored: int) -> list[Row]:
+def compare(
+    case: Case, weights: str, passes: str, max_drop: float, samples: int, scored: int
+) -> list[Row]:
     """Rows of a model: as planned, reverted greedily, and placed by the cut."""
     graph = load(case.model)
     goal = Drop(Metric(score_of(case, scored)), graph, max_drop)
     context = Context(find_target("ort-cpu").storing(weights, None))
     context.samples = open_samples(case.calibration, graph.inputs, samples)
-    attempt = Attempt.run(Pipeline(), graph, context, Instruments(verify="none"))
+    attempt = Attempt.run(Pipeline(passes), graph, context, Instruments(verify="none"))
     search = attempt.search(goal, goal(attempt.graph))
     found = {"planned": (search.start, search.first, 1)}
     if search.first.miss > 0:

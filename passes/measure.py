@@ -187,14 +187,12 @@ class Shares:
 
 def _row(unit: Unit, number: int, shares: Sequence[Shares]) -> Timing:
     node = unit.node
-    key = kind_of(node), shape_of(node.outputs[0]), work_of(node)
-    times: list[float | None] = [share.units.get(number, 0.0) for share in shares]
-    if unit.reason:
-        return Timing(*key, times[0])
-    if unit.kind == "compute":
-        return Timing(*key, *times[:2])
-    integers_apart, float_apart = times[2:] or (None, None)
-    return Timing(*key, *times[:2], float_apart, integers_apart)
+    row = Timing(kind_of(node), shape_of(node.outputs[0]), work_of(node))
+    in_float, in_integers, *others = (share.units.get(number, 0.0) for share in shares)
+    row = replace(row, in_float=in_float, in_integers=None if unit.reason else in_integers)
+    if unit.reason or unit.kind == "compute" or not others:
+        return row
+    return replace(row, integers_apart=others[0], float_apart=others[1])
 
 
 def _pace(units: Sequence[Unit], share: Shares, target: Target, precision: int) -> float:

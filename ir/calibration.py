@@ -13,17 +13,19 @@ import numpy as np
 
 from .dtypes import DType
 from .errors import DataError, UsageError
-from .evaluate import Runner
+from .execution import start
 from .graph import Graph, Value
-from .histogram import Chooser, Floats, Row, chooser
-from .observers import Fetching, Observed, Observer, Reducing, Seen
+from .histogram import PARTS, Chooser, Floats, Histogram, Row, chooser
+from .observation import OBSERVED, Observation
+from .observers import Observed, Seen
 from .ranges import HISTOGRAM_METHODS, METHODS, Calibration, Range, distinguish, key
-from .samples import Feeds
+from .samples import Feeds, Samples
 from .shapes import infer
 
 __all__ = ["METHODS", "Calibration", "Range", "calibrate"]
 
-OBSERVED = (DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BFLOAT16)
+SHARD = 8
+"""Samples whose statistics come together from a worker."""
 
 
 def calibrate(
@@ -54,7 +56,7 @@ def calibrate(
         percent: for "percentile".
         dtype: of the grid that "mse", "entropy" and "aciq" choose a range for.
         symmetric: the same; see `quant.grid`.
-        progress: called with 1 after each sample.
+        progress: told how many samples were seen, after each shard of them.
 
     Raises:
         DataError: NaN or infinity in a tensor (names it, the node it first appears at and the
@@ -67,13 +69,11 @@ def calibrate(
     observed = _observed(graph, values, channel_axis)
     if not observed:
         return Calibration(method)
-    fetching = Fetching(graph, observed) if method in HISTOGRAM_METHODS else None
-    observer: Observer = fetching or Reducing(graph, observed)
-    totals = _run(graph, observed, observer, samples, progress)
+    counted = method in HISTOGRAM_METHODS
+    totals, found = _run(graph, observed, samples, counted, progress)
     low, high = totals.means()[:2] if method == "mean-max" else (totals.low, totals.high)
-    if fetching is not None:
-        choose = chooser(method, percent, dtype, symmetric)
-        low, high = _chosen(fetching, choose)
+    if counted:
+        low, high = _chosen(found, chooser(method, percent, dtype, symmetric))
     return _collected(method, observed, totals, low, high)
 
 
@@ -91,9 +91,8 @@ def histograms(
     observed = _observed(graph, values, None)
     if not observed:
         return {}
-    fetching = Fetching(graph, observed)
-    _run(graph, observed, fetching, samples, progress)
-    rows = [histogram.row(0) for histogram in fetching.tensors]
+    _, counted = _run(graph, observed, samples, True, progress)
+    rows = [histogram.row(0) for histogram in counted[: len(observed)]]
     found = zip(observed, rows, strict=True)
     return {key(one.value): row for one, row in found if row.counts.any()}
 
@@ -101,20 +100,28 @@ def histograms(
 def _run(
     graph: Graph,
     observed: Sequence[Observed],
-    observer: Observer,
     samples: Iterable[Feeds],
+    counted: bool,
     progress: Callable[[int], None] | None,
-) -> _Totals:
-    """Show all samples to `observer`."""
-    totals = _Totals(sum(1 + one.channels for one in observed))
-    for number, feeds in enumerate(samples):
-        if not totals.add(observer.observe(feeds)):
-            raise _non_finite(graph, observed, feeds, number)
+) -> tuple[_Totals, list[Histogram]]:
+    """Show all samples to an observer; the histograms are those of `Fetching`, where `counted`."""
+    given = samples if isinstance(samples, Samples) else list(samples)
+    totals, size = _Totals(sum(1 + one.channels for one in observed)), len(given)
+    sought = tuple((key(one.value), one.axis, one.channels) for one in observed)
+    each = start(Observation(graph, given, sought, counted))
+    whole: list[Histogram] = []
+    for low, high, mean, *parts in each([[k, min(k + SHARD, size)] for k in range(0, size, SHARD)]):
+        for seen in map(Seen, low, high, mean):
+            totals.add(seen)
+        found = [Histogram.of(parts[k : k + PARTS]) for k in range(0, len(parts), PARTS)]
+        for mine, theirs in zip(whole, found, strict=bool(whole)):
+            mine.merge(theirs)
+        whole = whole or found
         if progress is not None:
-            progress(1)
+            progress(len(low))
     if not totals.samples:
         raise DataError("there are no calibration samples")
-    return totals
+    return totals, whole
 
 
 def _observed(
@@ -147,44 +154,22 @@ class _Totals:
         self.sums = np.zeros((3, slots))
         self.samples = 0
 
-    def add(self, seen: Seen) -> bool:
-        """Add one sample; False, and nothing added, when there is NaN or infinity in it."""
-        there = (seen.low != np.inf) | (seen.high != -np.inf) | (seen.mean != 0)  # or empty
-        rows = np.stack(seen)
-        if not np.isfinite(rows[:, there]).all():
-            return False
+    def add(self, seen: Seen) -> None:
+        """Add one sample."""
+        there = seen.there
         self.low, self.high = np.minimum(self.low, seen.low), np.maximum(self.high, seen.high)
-        self.sums += np.where(there, rows, 0.0)
+        self.sums += np.where(there, np.stack(seen), 0.0)
         self.count += there
         self.samples += 1
-        return True
 
     def means(self) -> Floats:
         """Mean over samples of low, high and mean, float64 [3, slots]."""
         return np.asarray(self.sums / np.maximum(self.count, 1))
 
 
-def _non_finite(graph: Graph, observed: Sequence[Observed], feeds: Feeds, number: int) -> DataError:
-    """The error that names the first NaN or infinity of a sample."""
-    floats = [v for node in graph.order() for v in node.outputs if v.dtype in OBSERVED and v.uses]
-    asked = [one.value for one in observed]
-    every = list(dict.fromkeys([*graph.inputs, *floats, *asked]))
-    for value, array in zip(every, Runner(graph, every).run(feeds), strict=True):
-        if value.dtype in OBSERVED and not np.isfinite(array.astype(np.float32)).all():
-            by = f"computed by {value.producer.label}" if value.producer else "an input"
-            return DataError(
-                f"sample {number} gives NaN or infinity in tensor '{key(value)}', {by}: leave the "
-                "sample out, or repair the model (canonicalize clips masks of -inf)"
-            )
-    return DataError(f"sample {number} gives values whose sum is beyond float32")
-
-
-def _chosen(observed: Fetching, choose: Chooser) -> tuple[Floats, Floats]:
+def _chosen(counted: Sequence[Histogram], choose: Chooser) -> tuple[Floats, Floats]:
     """The ends that `choose` picks for every slot; 0 where nothing was seen."""
-    rows = [histogram.row(0) for histogram in observed.tensors]
-    for histogram in observed.channels:
-        if histogram is not None:
-            rows += [histogram.row(k) for k in range(len(histogram.counts))]
+    rows = [histogram.row(k) for histogram in counted for k in range(len(histogram.counts))]
     ends = np.array([choose(row) if row.counts.any() else (0.0, 0.0) for row in rows])
     return ends[:, 0], ends[:, 1]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,8 @@ CANDIDATES = 100
 """Places tried for one end of a range."""
 ROUNDS = 2
 """How often each end is searched with the other one fixed."""
+PARTS = 5
+"""Arrays that make up a histogram."""
 _FINEST = -126
 """Smallest exponent of a bin width: its inverse must be a float32."""
 _CHUNK = 1 << 16
@@ -64,6 +66,26 @@ class Histogram:
         for k in range(0, data.shape[1], step):
             index = np.floor(data[:, k : k + step] * scale).astype(np.int64) + origin
             flat += np.bincount(index.reshape(-1), minlength=flat.size)
+
+    @classmethod
+    def of(cls, parts: Sequence[Array]) -> Histogram:
+        """The inverse of `parts`."""
+        made = cls(0, 0)
+        made.counts, made.exponent, made.start, made.low, made.high = map(np.array, parts)
+        return made
+
+    @property
+    def parts(self) -> list[Array]:
+        """Its attributes in the order above, `PARTS` arrays."""
+        return [self.counts, self.exponent, self.start, self.low, self.high]
+
+    def merge(self, other: Histogram) -> None:
+        """Add what `other`, of as many rows and bins, has counted; exact in any order."""
+        low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+        moved = Histogram.of(other.parts)
+        for each in (self, moved):
+            each._cover(low, high)
+        self.counts += moved.counts
 
     def _cover(self, low: Floats, high: Floats) -> None:
         """Lay the bins out anew for the extremes `low` and `high`; counts go along."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .clone import clone
 from .dtypes import DType
@@ -49,6 +50,16 @@ class Seen(NamedTuple):
     low: Floats
     high: Floats
     mean: Floats
+
+    @property
+    def there(self) -> NDArray[np.bool_]:
+        """True for the slots that are not empty."""
+        return (self.low != np.inf) | (self.high != -np.inf) | (self.mean != 0)
+
+    @property
+    def is_finite(self) -> bool:
+        """False when there is NaN or infinity in it."""
+        return bool(np.isfinite(np.stack(self)[:, self.there]).all())
 
 
 class Observer(Protocol):
@@ -128,17 +139,26 @@ class Fetching:
 
     Attributes:
         tensors: one histogram for each.
-        channels: one histogram with a row per channel where there is an axis, else None.
+        channels: one with a row per channel for each that has an axis.
     """
 
     def __init__(self, graph: Graph, observed: Sequence[Observed]) -> None:
         """Open `graph`."""
         self.observed = observed
-        self.tensors = [Histogram() for _ in observed]
-        self.channels = [
-            None if t.axis is None else Histogram(t.channels, CHANNEL_BINS) for t in observed
-        ]
+        self.with_axis = [k for k, one in enumerate(observed) if one.axis is not None]
         self._runner = Runner(graph, [one.value for one in observed])
+        self._begin()
+
+    def _begin(self) -> None:
+        channels = [self.observed[k].channels for k in self.with_axis]
+        self.tensors = [Histogram() for _ in self.observed]
+        self.channels = [Histogram(count, CHANNEL_BINS) for count in channels]
+
+    def take(self) -> list[Histogram]:
+        """The histograms of what was observed so far, tensors first; begins anew."""
+        taken = [*self.tensors, *self.channels]
+        self._begin()
+        return taken
 
     def observe(self, feeds: Feeds) -> Seen:
         """Run one sample and count its elements; nothing is counted of a tensor with NaN or inf."""
@@ -146,10 +166,10 @@ class Fetching:
         seen = []
         for array, histogram in zip(found, self.tensors, strict=True):
             seen.append(_count(np.asarray(array, np.float32).reshape(1, -1), histogram))
-        for array, one, rows in zip(found, self.observed, self.channels, strict=True):
-            if rows is not None and one.axis is not None:
-                data = np.moveaxis(np.asarray(array, np.float32), one.axis, 0)
-                seen.append(_count(data.reshape(one.channels, -1), rows))
+        for k, rows in zip(self.with_axis, self.channels, strict=True):
+            one = self.observed[k]
+            data = np.moveaxis(np.asarray(found[k], np.float32), one.axis or 0, 0)
+            seen.append(_count(data.reshape(one.channels, -1), rows))
         return Seen(*(np.concatenate(part) for part in zip(*seen, strict=True)))
 
 

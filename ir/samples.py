@@ -7,6 +7,7 @@ as it is read, so that every later pass sees the very same samples.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import operator
@@ -54,6 +55,7 @@ class Samples:
         self.inputs = list(inputs)
         self._picks = picks
         self._reported: set[str] = set()
+        self._identities: dict[int, str] = {}
 
     def __len__(self) -> int:
         """Number of samples; a source that can be read only once is read to its end for this."""
@@ -70,6 +72,27 @@ class Samples:
             yield self._feeds(index)
         if empty:
             raise DataError("there are no calibration samples")
+
+    def __getitem__(self, index: int) -> Feeds:
+        """Sample `index` of these."""
+        return self._feeds(index if self._picks is None else self._picks[index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which reads the samples where they are."""
+        return {**self.__dict__, "inputs": detached(self.inputs)}
+
+    def identity(self) -> list[str]:
+        """A digest of each sample as the model gets it, in order."""
+        return [self._identity(number) for number in self._numbers()]
+
+    def _identity(self, number: int) -> str:
+        if number not in self._identities:
+            found = hashlib.sha256()
+            for name, array in self._feeds(number).items():
+                found.update(f"{name} {array.dtype} {array.shape} ".encode())
+                found.update(stored(array))
+            self._identities[number] = found.hexdigest()
+        return self._identities[number]
 
     def head(self, n: int) -> Samples:
         """The first `n` samples."""
@@ -110,7 +133,7 @@ class Samples:
 
     def _view(self, picks: Sequence[int]) -> Samples:
         view = Samples(self.source, self.inputs, picks)
-        view._reported = self._reported
+        view._reported, view._identities = self._reported, self._identities
         return view
 
     # -- checking ----------------------------------------------------------------------------------
@@ -143,6 +166,21 @@ class Samples:
                 f"({wanted}): give a dict of input name to array"
             )
         return dict(zip(names, parts, strict=True))
+
+
+def stored(array: Array) -> bytes | memoryview:
+    """The elements of an array as bytes."""
+    if array.dtype.kind == "O":
+        return repr(array.tolist()).encode()
+    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
+def detached(inputs: Sequence[Value]) -> list[Value]:
+    """Copies of values that know no operator: name, type, shape and default."""
+    copies = [Value(v.name, v.dtype, v.shape, v.const) for v in inputs]
+    for copy, value in zip(copies, inputs, strict=True):
+        copy.shape = value.shape
+    return copies
 
 
 def _fit(raw: Any, value: Value, where: str) -> Array:
@@ -240,7 +278,7 @@ class _Random(Sequence[Feeds]):
     """Made-up feeds, each a function of the seed and its number."""
 
     def __init__(self, inputs: Sequence[Value], n: int, seed: int) -> None:
-        self.inputs = [v for v in inputs if v.const is None and v.dtype is not None]
+        self.inputs = detached([v for v in inputs if v.const is None and v.dtype is not None])
         self.n, self.seed = n, seed
 
     def __len__(self) -> int:

@@ -10,6 +10,7 @@ import tempfile
 import weakref
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,6 +63,10 @@ class Items:
         """Keep the sequence, whose items may be made on demand; `folder` goes with `close`."""
         self.items, self.folder = items, folder
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: the folder stays this one's, to be removed by it."""
+        return {**self.__dict__, "folder": None}
+
     def count(self) -> int:
         """Length of the sequence."""
         return len(self.items)
@@ -87,6 +92,10 @@ class Items:
 class Files(Items):
     """One sample per path: an .npz, an .npy, or a folder of input_K.pb (ONNX test data)."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which may have another current folder."""
+        return {**super().__getstate__(), "items": [path.absolute() for path in self.items]}
+
     def read(self, index: int) -> Any:
         """The arrays of the file, by name or by position."""
         path: Path = self.items[index]
@@ -108,6 +117,19 @@ class Rows(Items):
         super().__init__(range(lengths.pop()), folder)
         self.arrays = arrays
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which maps the files that are mapped here."""
+        arrays = {name: _place(array) for name, array in self.arrays.items()}
+        return {**super().__getstate__(), "arrays": arrays}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Map the files again."""
+        self.__dict__.update(state)
+        self.arrays = {
+            name: load_numpy(array) if isinstance(array, Path) else array
+            for name, array in self.arrays.items()
+        }
+
     def read(self, index: int) -> Any:
         """Row `index` of each array."""
         row = {name: array[index] for name, array in self.arrays.items()}
@@ -123,6 +145,10 @@ class Spool:
         self.ended = False
         self.kept = 0
         self.folder = TemporaryFolder()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, which reads the files; all of the stream is in them then."""
+        return Kept, (range(self.count()), self.folder.path)
 
     def count(self) -> int:
         """Number of samples; reads the stream to its end."""
@@ -141,10 +167,7 @@ class Spool:
 
     def read(self, index: int) -> Any:
         """The sample as the stream gave it."""
-        loaded = load_numpy(self._path(index))
-        arrays = [loaded[f"arr_{k}"] for k in range(len(loaded) - 1)]
-        names = loaded["names"].tolist()
-        return dict(zip(names, arrays, strict=True)) if names else tuple(arrays)
+        return _kept(self.folder.path, index)
 
     def label(self, index: int) -> str:
         """Its number."""
@@ -153,9 +176,6 @@ class Spool:
     def close(self) -> None:
         """Remove the temporary folder."""
         self.folder.remove()
-
-    def _path(self, index: int) -> Path:
-        return self.folder.path / f"{index:06}.npz"
 
     def _keep(self, raw: Any) -> None:
         names = list(raw) if isinstance(raw, Mapping) else []
@@ -166,9 +186,40 @@ class Spool:
                 what = f"'{names[k]}'" if names else f"part {k}"
                 raise DataError(f"sample {self.kept}: {what} is not an array of numbers")
             arrays[k] = array.astype(np.str_) if array.dtype.kind == "O" else array
-        with self._path(self.kept).open("wb") as file:
+        with _file(self.folder.path, self.kept).open("wb") as file:
             np.savez(file, *arrays, names=np.array(names, dtype=np.str_))
         self.kept += 1
+
+
+class Kept(Items):
+    """The samples of a `Spool`, read from its folder by another process."""
+
+    def __init__(self, numbers: Sequence[int], path: Path) -> None:
+        """Read the samples with these numbers in the folder `path`."""
+        super().__init__(numbers)
+        self.path = path
+
+    def read(self, index: int) -> Any:
+        """The sample as the stream gave it."""
+        return _kept(self.path, index)
+
+
+def _file(folder: Path, index: int) -> Path:
+    return folder / f"{index:06}.npz"
+
+
+def _kept(folder: Path, index: int) -> Any:
+    """A sample that a `Spool` wrote: arrays by name, or by position where it had no names."""
+    loaded = load_numpy(_file(folder, index))
+    arrays = [loaded[f"arr_{k}"] for k in range(len(loaded) - 1)]
+    names = loaded["names"].tolist()
+    return dict(zip(names, arrays, strict=True)) if names else tuple(arrays)
+
+
+def _place(array: Array) -> Array | Path:
+    """The file of an array that is mapped as a whole, else the array."""
+    mapped = isinstance(array, np.memmap) and array.filename is not None
+    return Path(array.filename).absolute() if mapped else array  # type: ignore[attr-defined]
 
 
 def _picked(stream: Iterator[Any], picks: Sequence[int]) -> Iterator[Any]:
@@ -233,11 +284,19 @@ def named(reference: str, what: str) -> Any:
     Raises `DataError`, which says that it was to give `what`.
     """
     module_name, _, function = reference.partition(":")
-    sys.path.insert(0, "")
     try:
-        return getattr(importlib.import_module(module_name), function)
+        with importable():
+            return getattr(importlib.import_module(module_name), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise DataError(f"cannot get {what} from '{reference}': {error}") from None
+
+
+@contextmanager
+def importable() -> Iterator[None]:
+    """Let modules of the current folder be imported."""
+    sys.path.insert(0, "")
+    try:
+        yield
     finally:
         sys.path.remove("")
 

@@ -17,7 +17,6 @@ from .base import Context, Pass
 from .front import Point, front, good_enough, within
 from .grids import Span, weight_grid
 from .half import LARGEST
-from .measures import MEASURES
 from .multilabel import Formats
 from .place import Explanation, Places, places
 from .plan import annotate, candidates, clear, finite, tell
@@ -113,7 +112,7 @@ class Bits(Pass):
                 annotate(units, spans, target)
                 copy, where = clone(graph)
                 back = {where[v].producer: v.producer for v in where if v.producer is not None}
-                errors = single_errors(copy, target, samples, MEASURES["sqnr"], advance)
+                errors = single_errors(copy, target, samples, "sqnr", advance)
                 for source in errors.sources:
                     node = back.get(source.unit.node) if source.unit is not None else None
                     if node is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from ..ir import Graph, Value
 from ..ir.clone import clone
 from ..ir.evaluate import Runner, decibel
+from ..ir.execution import Item, Result, Work, start
 from ..ir.reach import out_of_reach
 from ..ir.samples import Samples
 from ..ir.target import Target
@@ -77,17 +78,14 @@ def contest(
     hidden = out_of_reach(graph)
     visible = [k for k, value in enumerate(graph.outputs) if value not in hidden]
     names = [*(graph.output_names[k] for k in visible), *(value.name for value in inner)]
-    reference = Runner(graph, [*(graph.outputs[k] for k in visible), *inner])
-    runners = [_deployed(each, visible, target) for each in (original, *candidates)]
+    models = [_returning(original, visible)]
+    models += [_returning(each, visible, target) for each in (original, *candidates)]
     usable = np.ones(len(names), bool)
-    signal, noise = np.zeros(len(names)), np.zeros((len(runners), len(names)))
-    for feeds in samples:
-        runs = zip(*(runner.run(feeds) for runner in runners), strict=True)
-        for k, (real, found) in enumerate(zip(reference.run(feeds), runs, strict=True)):
-            usable[k] &= all(comparable(real, other) for other in found)
-            if usable[k]:
-                signal[k] += squared(real)
-                noise[:, k] += [squared(real - other) for other in found]
+    signal, noise = np.zeros(len(names)), np.zeros((len(models) - 1, len(names)))
+    for fits, energy, errors in start(Comparison(models, samples))(range(len(samples))):
+        usable &= fits
+        signal += energy
+        noise += errors
         advance(1)
     if usable[: len(visible)].any():
         usable[len(visible) :] = False
@@ -98,11 +96,49 @@ def contest(
     return [Verdict(before, each) for each in after]
 
 
-def _deployed(candidate: Candidate, visible: Sequence[int], target: Target) -> Runner:
+@dataclass(frozen=True)
+class Comparison:
+    """The job of comparing models by the energy of their errors; an item is a sample's number.
+
+    The result is, per output, whether all of them can be compared, bool [n], the energy of the
+    first's, float64 [n], and that of each other's error, float64 [models - 1, n].
+
+    Attributes:
+        models: with the same outputs; the first is right.
+        samples: to run.
+    """
+
+    models: Sequence[Graph]
+    samples: Samples
+
+    def open(self) -> Work:
+        """Open all models in ONNX Runtime."""
+        reference, *others = [Runner(model) for model in self.models]
+
+        def work(item: Item) -> Result:
+            feeds = self.samples[item]
+            real = reference.run(feeds)
+            runs = [runner.run(feeds) for runner in others]
+            columns = zip(real, *runs, strict=True)
+            fits = [all(comparable(r, other) for other in found) for r, *found in columns]
+            signal, noise = np.zeros(len(real)), np.zeros((len(runs), len(real)))
+            for k in np.flatnonzero(fits):
+                signal[k] = squared(real[k])
+                noise[:, k] = [squared(real[k] - found[k]) for found in runs]
+            return [np.array(fits, bool), signal, noise]
+
+        return work
+
+
+def _returning(candidate: Candidate, visible: Sequence[int], target: Target | None = None) -> Graph:
+    """A copy that returns what is to be compared; as it is deployed where there is a target."""
     graph, inner = candidate
     copy, where = clone(graph)
-    write_qdq(copy, target)
-    return Runner(copy, [*(copy.outputs[k] for k in visible), *(where[value] for value in inner)])
+    if target is not None:
+        write_qdq(copy, target)
+    values = [*(copy.outputs[k] for k in visible), *(where[value] for value in inner)]
+    copy.set_outputs(values, [f"compared_{k}" for k in range(len(values))])
+    return copy
 
 
 def comparable(real: Array, found: Array) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..ir.evaluate import dot
 from ..ir.tensor import Array
 
 
@@ -46,8 +47,8 @@ class Tally:
 
 def squared(array: Array) -> float:
     """Sum of squares, in single precision: a dB needs no more, and BLAS is fast."""
-    flat = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
-    return float(np.vdot(flat, flat))
+    flat = array.astype(np.promote_types(array.dtype, np.float32), copy=False).ravel()
+    return dot(flat, flat)
 
 
 def class_axis(array: Array) -> int:
@@ -83,8 +84,8 @@ def _divergence(real: Array, found: Array) -> float:
 
 def _angle(real: Array, found: Array) -> float:
     a, b = real.ravel().astype(np.float64), found.ravel().astype(np.float64)
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return max(1.0 - float(a @ b) / size, 0.0) if size else float(squared(a - b) > 0)
+    size = float(np.sqrt(dot(a, a) * dot(b, b)))
+    return max(1.0 - dot(a, b) / size, 0.0) if size else float(squared(a - b) > 0)
 
 
 def _disagreement(real: Array, found: Array) -> float:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
 from ..ir import Graph, Node, Value
 from ..ir.clone import clone
+from ..ir.execution import keeper
 from ..ir.samples import Samples
 from ..ir.target import Target
 from ..ir.tensor import Array
@@ -120,6 +122,7 @@ class Round(Pass):
         ]
         ends = [(add or layer.adder).output for add, layer in zip(adds, layers, strict=True)]
         rng, kept, stop = np.random.default_rng(context.seed), 0, 0
+        keep = keeper((self, graph, samples, context.target, context.seed))
         with (
             Walker(graph, ends, samples) as plain,
             Walker(simulated, [value for group in reads for value in group], samples) as walker,
@@ -129,8 +132,10 @@ class Round(Pass):
                 stop += len(visits)
                 runs = zip(plain.visit(k), *visits, strict=True)
                 data, held = self._collect(twin, clamp_behind(ends[k]), runs, walker.count, rng)
-                found, changed = self._solve(twin, data, held, context.target)
-                kept += changed
+                solve = partial(self._solve, twin, data, held, context.target)
+                *parts, changed = keep(k, solve)
+                found = Rounded(*parts)
+                kept += bool(changed)
                 store(copy, twin, found, simulated, inner, context.target)
                 advance(1)
         return kept
@@ -161,8 +166,8 @@ class Round(Pass):
         wish = np.clip(np.concatenate(targets), low, high)
         return Data(rows, np.concatenate(beside), wish, low, high), np.concatenate(held)
 
-    def _solve(self, layer: Layer, data: Data, held: Array, target: Target) -> tuple[Rounded, bool]:
-        """A layer's integers, and whether they are others than the nearest."""
+    def _solve(self, layer: Layer, data: Data, held: Array, target: Target) -> list[Array]:
+        """The parts of a layer's `Rounded`, and whether they are others than the nearest."""
         info, old = layer.weights.quant, layer.bias
         assert info is not None
         mixed = bool(held.any() and not held.all())
@@ -187,7 +192,8 @@ class Round(Pass):
         before, after = (
             judge.error(judge.outputs(one.reals(steps)) + one.bias).sum() for one in (usual, found)
         )
-        return (found, True) if after < before else (usual, False)
+        best = found if after < before else usual
+        return [best.integers, best.factors, best.bias, best.error, np.array(after < before)]
 
 
 def _takes(layer: Layer, report: Report) -> bool:

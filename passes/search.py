@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -81,6 +82,8 @@ class Trials:
         storage: str = "",
         label: str = "",
         advance: Callable[[int], None] = lambda _: None,
+        prepare: Callable[[Sequence[Params]], None] = lambda _: None,
+        ahead: int = 1,
     ) -> None:
         """Open the study and try the start.
 
@@ -93,12 +96,16 @@ class Trials:
             storage: file for the study, made when it is not there; empty for memory.
             label: what is tuned: studies of other things in the same file stay apart.
             advance: told of every trial.
+            prepare: told of parameters that the objective may be asked about next.
+            ahead: of so many of them at a time; of none when it is 1.
         """
         import optuna
         from optuna import distributions as kinds
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._objective, self._budget, self._advance = objective, budget, advance
+        self._prepare, self._ahead = prepare, ahead
+        self._expected: set[tuple[tuple[str, Any], ...]] = set()
         self._until = time.monotonic() + budget.seconds if budget.seconds else np.inf
         self._distributions: dict[str, kinds.BaseDistribution] = {
             name: kinds.FloatDistribution(part.low, part.high)
@@ -134,6 +141,18 @@ class Trials:
             optuna.trial.create_trial(params=params, distributions=self._distributions, value=found)
         )
         return self._done(params, found)
+
+    def expect(self, candidates: Iterable[Params]) -> None:
+        """Let the next of `candidates` be tried at the same time, where there are workers for it.
+
+        None is a trial before its `value` is asked for, so that the search stays what it is.
+        """
+        most = min(self._ahead, self._budget.trials - self.count)
+        unknown = (params for params in candidates if _key(params) not in self._known)
+        chosen = list(itertools.islice(unknown, most)) if self._ahead > 1 else []
+        if chosen and _key(chosen[0]) not in self._expected:
+            self._expected.update(map(_key, chosen))
+            self._prepare(chosen)
 
     def suggest(self) -> float:
         """Try what the study's sampler suggests; `Spent` when there is no budget left."""
@@ -213,13 +232,19 @@ def search(
 def coordinate(trials: Trials, space: Space) -> None:
     """Change one parameter after the other, keep what is better, with smaller and smaller steps."""
     best, value = trials.best
+    names = list(space)
     for step in STEPS:
-        for name, part in space.items():
-            for other in _neighbours(part, best[name], step):
-                changed = {**best, name: other}
+        for at, name in enumerate(names):
+            trials.expect(one for later in names[at:] for one in _changes(space, best, later, step))
+            for changed in _changes(space, best, name, step):
                 if (found := trials.value(changed)) > value:
                     best, value = changed, found
                     break
+
+
+def _changes(space: Space, best: Params, name: str, step: float) -> list[Params]:
+    """`best` with one parameter moved, either way."""
+    return [{**best, name: other} for other in _neighbours(space[name], best[name], step)]
 
 
 def _neighbours(part: Real | Choice, at: Any, step: float) -> list[Any]:
@@ -236,7 +261,9 @@ def lapq(trials: Trials, space: Space, start_of: Callable[[float], Params]) -> N
     """
     from scipy.optimize import Bounds, minimize
 
-    values = [trials.value({**trials.start, **start_of(float(p))}) for p in POWERS]
+    starts = [{**trials.start, **start_of(float(p))} for p in POWERS]
+    trials.expect(starts)
+    values = [trials.value(params) for params in starts]
     trials.value({**trials.start, **start_of(vertex(POWERS, -np.array(values)))})
     best, _ = trials.best
     reals = {name: part for name, part in space.items() if isinstance(part, Real)}

@@ -11,8 +11,8 @@ import numpy as np
 from ..ir import Graph, UsageError
 from ..ir.ranges import key
 from .base import Context, Loss, Pass
-from .measures import MEASURES
-from .single_errors import Errors, Source, scored_errors, single_errors
+from .scored_errors import scored_errors
+from .single_errors import Errors, Source, single_errors
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Sensitivity(Pass):
             return scored_errors(graph, context.target, context.metric)
         samples = context.need_samples(self.name).spread(self.samples)
         with context.progress("measuring errors one by one", None) as advance:
-            return single_errors(graph, context.target, samples, MEASURES[self.measure], advance)
+            return single_errors(graph, context.target, samples, self.measure, advance)
 
 
 def loss_of(source: Source) -> Loss:

@@ -7,26 +7,25 @@ values still needed from before are at hand. On average that is half a run per o
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from pathlib import Path
 
 import numpy as np
 
 from ..ir import Graph, Value
 from ..ir.clone import Mapping, clone
 from ..ir.evaluate import Runner, reduce
+from ..ir.execution import Item, Result, Work, start
 from ..ir.reach import out_of_reach
 from ..ir.samples import Samples
+from ..ir.sources import TemporaryFolder
 from ..ir.target import Target
 from ..ir.tensor import Array
 from .base import PassError
 from .deployed import deployed
 from .judge import comparable
-from .measures import Measure, Tally
-from .metric import Metric
+from .measures import MEASURES, Measure, Tally
 from .quant import parameters
 from .units import Unit, data_inputs, find_units
 from .walk import BUDGET, Segment, Store, cut, opened
@@ -114,7 +113,7 @@ def single_errors(
     graph: Graph,
     target: Target,
     samples: Samples,
-    measure: Measure,
+    measure: str,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Errors:
     """Measure the errors of a planned graph.
@@ -123,51 +122,104 @@ def single_errors(
         graph: annotated; stays as it is.
         target: what it is planned for.
         samples: to run, a few.
-        measure: what counts as loss.
+        measure: what counts as loss, a name in `MEASURES`.
         advance: told how many samples went through an operator.
 
     Raises:
         PassError: no output can be compared.
     """
+    sources = sources_within_reach(graph, target)
+    each = start(OneByOne(graph, target, samples, measure))
+    ((together, shown),) = each(["together"])
+    for source, found in zip(sources, each(range(len(sources))), strict=True):
+        alone, without, rounding = found
+        source.alone, source.gained, source.rounding = alone, together - without, float(rounding)
+        advance(len(samples))
+    most = np.argsort([-source.gained.sum() for source in sources])[:CHECKED].tolist()
+    runs = each([["without", k] for k in most])
+    exact = {k: together - loss for k, (loss,) in zip(most, runs, strict=True)}
+    return Errors([graph.output_names[k] for k in shown], sources, together, exact)
+
+
+def sources_within_reach(graph: Graph, target: Target) -> list[Source]:
+    """The sources that ONNX Runtime can compute."""
     hidden = out_of_reach(graph)
-    sources = [source for source in find_sources(graph, target) if source.value not in hidden]
-    judge = Judge(graph, deployed(graph, target), samples, measure)
-    together = judge.loss(judge.whole)
-    with tempfile.TemporaryDirectory(prefix="ptq_opt_errors_") as folder:
-        store = Store(BUDGET, Path(folder))
-        segments, inputs = cut(graph, [*(source.value for source in sources), *judge.ends])
-        count = store.fill(inputs, samples)
-        for source, segment in zip(sources, segments, strict=False):
-            changed = _step(graph, source, segment, store, count)
-            for value in segment.frees:
-                store.drop(value, count)
-            rest = _suffix(graph, source.value, judge.ends, store)
-            found = [rest(k, store.get(changed, k)) for k in range(count)]
-            store.drop(changed, count)
-            source.alone = judge.loss(found)
-            source.gained = together - judge.loss(judge.whole_without(found))
-            advance(count)
-    most = np.argsort([-source.gained.sum() for source in sources])[:CHECKED]
-    exact = {
-        k: together - judge.loss(judge.run(without(graph, sources[k], target)))
-        for k in most.tolist()
-    }
-    return Errors(judge.names, sources, together, exact)
+    return [source for source in find_sources(graph, target) if source.value not in hidden]
 
 
-def scored_errors(graph: Graph, target: Target, metric: Metric) -> Errors:
-    """The same by the user's metric, which runs 2 n + 2 times: losses are what it drops by."""
-    sources = find_sources(graph, target)
-    baseline = metric.score(graph)
+@dataclass(frozen=True)
+class OneByOne:
+    """The job of single errors.
 
-    def drop(changed: Graph) -> Array:
-        return np.array([metric.drop(baseline, metric.score(changed))])
+    For item k, a source's number: losses alone, losses of all when its error is taken off the
+    outputs, and `Source.rounding`. For ["without", k] the losses of all when it is not quantized;
+    for "together" the losses of all, and which outputs were compared. Losses are float64 [outputs].
 
-    together = drop(deployed(graph, target))
-    for source in sources:
-        source.alone = drop(only(graph, source))
-        source.gained = together - drop(without(graph, source, target))
-    return Errors(["metric"], sources, together, {})
+    A worker walks the float model once, for all the sources it is asked for in rising order.
+    """
+
+    graph: Graph
+    target: Target
+    samples: Samples
+    measure: str
+
+    def open(self) -> Work:
+        """Run the model in float and quantized."""
+        sources = sources_within_reach(self.graph, self.target)
+        whole = deployed(self.graph, self.target)
+        judge = Judge(self.graph, whole, self.samples, MEASURES[self.measure])
+        walks: list[_Walk] = []
+
+        def work(item: Item) -> Result:
+            if item == "together":
+                return [judge.loss(judge.whole), np.array(judge.shown)]
+            if not isinstance(item, int):
+                return [judge.loss(judge.run(without(self.graph, sources[item[1]], self.target)))]
+            if not walks or walks[0].number > item:
+                walks[:] = [_Walk(self.graph, sources, judge.ends, self.samples)]
+            found = walks[0].outputs(item)
+            losses = judge.loss(found), judge.loss(judge.whole_without(found))
+            return [*losses, np.array(sources[item].rounding)]
+
+        return work
+
+
+class _Walk:
+    """The float model on its way from source to source, with what the rest of it reads.
+
+    Attributes:
+        number: of the source that is reached next.
+    """
+
+    def __init__(
+        self, graph: Graph, sources: Sequence[Source], ends: Sequence[Value], samples: Samples
+    ) -> None:
+        self.number, self._graph, self._sources, self._ends = 0, graph, sources, ends
+        self._folder = TemporaryFolder()
+        self._store = Store(BUDGET, self._folder.path)
+        self._segments, inputs = cut(graph, [*(source.value for source in sources), *ends])
+        self._count = self._store.fill(inputs, samples)
+
+    def outputs(self, number: int) -> Outputs:
+        """What comes out when source `number`, not passed yet, is all that is quantized."""
+        while self.number < number:
+            self._drop(self._step())
+        changed = self._step()
+        rest = _suffix(self._graph, self._sources[number].value, self._ends, self._store)
+        found = [rest(k, self._store.get(changed, k)) for k in range(self._count)]
+        self._drop(changed)
+        return found
+
+    def _step(self) -> Value:
+        source, segment = self._sources[self.number], self._segments[self.number]
+        self.number += 1
+        changed = _step(self._graph, source, segment, self._store, self._count)
+        for value in segment.frees:
+            self._drop(value)
+        return changed
+
+    def _drop(self, value: Value) -> None:
+        self._store.drop(value, self._count)
 
 
 Outputs = list[list[Array]]
@@ -178,7 +230,7 @@ class Judge:
     """Compares outputs with the float model's: those that are reals and keep their shape.
 
     Attributes:
-        names, ends: of these outputs, the values in the float graph.
+        shown, ends: numbers of these outputs, their values in the float graph.
         real, whole: what they are in float, and when all is quantized.
     """
 
@@ -186,7 +238,7 @@ class Judge:
         """Run both graphs; `PassError` when no output can be compared."""
         hidden = out_of_reach(graph)
         self._measure, self._samples = measure, samples
-        self._shown = [k for k, value in enumerate(graph.outputs) if value not in hidden]
+        self.shown = [k for k, value in enumerate(graph.outputs) if value not in hidden]
         real, whole = self.run(graph), self.run(deployed)
         fit = [
             all(map(comparable, *columns))
@@ -194,14 +246,13 @@ class Judge:
         ]
         if not any(fit):
             raise PassError("no output of the model can be compared with the float model's")
-        self._shown = list(compress(self._shown, fit))
-        self.names = [graph.output_names[k] for k in self._shown]
-        self.ends = [graph.outputs[k] for k in self._shown]
+        self.shown = list(compress(self.shown, fit))
+        self.ends = [graph.outputs[k] for k in self.shown]
         self.real, self.whole = ([list(compress(r, fit)) for r in rows] for rows in (real, whole))
 
     def run(self, graph: Graph) -> Outputs:
         """The outputs of a graph with the same interface."""
-        runner = Runner(graph, [graph.outputs[k] for k in self._shown])
+        runner = Runner(graph, [graph.outputs[k] for k in self.shown])
         return [runner.run(feeds) for feeds in self._samples]
 
     def loss(self, found: Outputs) -> Array:

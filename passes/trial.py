@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,12 +12,13 @@ from ..ir import DType, Graph, QuantInfo, grid
 from ..ir.calibration import histograms
 from ..ir.clone import clone
 from ..ir.evaluate import MOST_DECIBEL, Runner, decibel
+from ..ir.execution import Item, Result, Work, start
 from ..ir.grid_rule import GridRule
 from ..ir.histogram import Row
 from ..ir.ranges import Calibration, key
 from ..ir.reach import out_of_reach
 from ..ir.samples import Samples
-from .base import Context, Loss, Report
+from .base import Context, Loss, Report, no_progress
 from .bias import Bias
 from .grids import weight_grid
 from .judge import comparable
@@ -156,11 +158,62 @@ def scorer(graph: Graph, samples: Samples, context: Context) -> Callable[[Graph]
     return decibels
 
 
+@dataclass(frozen=True)
+class Tries:
+    """The job of trying parameters: an item is what `realize` takes, the result what it is worth.
+
+    Attributes:
+        graph: in float.
+        samples: to judge by.
+        context: for `realize`.
+        bits: the same.
+    """
+
+    graph: Graph
+    samples: Samples
+    context: Context
+    bits: float
+
+    def open(self) -> Work:
+        """Run the float model."""
+        score = scorer(self.graph, self.samples, self.context)
+
+        def work(item: Item) -> Result:
+            return [np.array(score(realized(self.graph, self.context, item, self.bits)))]
+
+        return work
+
+
+class Objective:
+    """What parameters are worth, each tried once; higher is better."""
+
+    def __init__(self, tries: Tries) -> None:
+        """Nothing tried yet."""
+        plain = replace(tries.context, progress=no_progress, report=Report(""), results={})
+        self._each = start(replace(tries, context=plain))
+        self._found: dict[str, float] = {}
+
+    def __call__(self, params: Params) -> float:
+        """Try parameters."""
+        self.prepare([params])
+        return self._found[_text(params)]
+
+    def prepare(self, many: Sequence[Params]) -> None:
+        """Try parameters that may be asked for, at the same time."""
+        fresh = [params for params in many if _text(params) not in self._found]
+        for params, (value,) in zip(fresh, self._each(fresh), strict=True):
+            self._found[_text(params)] = float(value)
+
+
+def _text(params: Params) -> str:
+    return json.dumps(params, sort_keys=True)
+
+
 def single_losses(planned: Graph, samples: Samples, context: Context) -> Mapping[str, Loss]:
     """What each tensor alone does to the outputs, by `key`; measured where no pass did before."""
     if context.losses is not None:
         return context.losses
-    found = single_errors(planned, context.target, samples, MEASURES["sqnr"])
+    found = single_errors(planned, context.target, samples, "sqnr")
     return {key(source.value): loss_of(source) for source in found.sources}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from ..ir import Graph, UsageError
+from ..ir.execution import EXECUTOR
 from ..ir.ranges import distinguish, key
 from ..ir.samples import Samples
 from .base import Context, Loss, Pass
@@ -19,11 +20,12 @@ from .trial import (
     GRANULARITY,
     RANGE,
     WEIGHTS,
+    Objective,
+    Tries,
     least_norms,
     realize,
     realized,
     scaled,
-    scorer,
     single_losses,
 )
 from .units import find_units, integer_layers, weight_slot
@@ -119,17 +121,19 @@ class Tune(Pass):
         self, graph: Graph, start: Graph, space: Space, judge: Samples, context: Context
     ) -> Trials:
         """Spend the budget."""
-        score = scorer(graph, judge, context)
+        objective = Objective(Tries(graph, judge, context, self.bits))
         with context.progress("tuning", self.trials) as advance:
             trials = Trials(
                 space,
-                lambda params: score(realized(graph, context, params, self.bits)),
+                objective,
                 Budget(self.trials, self.seconds),
                 method=self.method,
                 seed=context.seed,
                 storage=self.storage,
                 label=_label(context, self.samples, self.bits),
                 advance=advance,
+                prepare=objective.prepare,
+                ahead=EXECUTOR.get().workers,
             )
             try:
                 norms = least_norms(graph, start, space, judge, context)

@@ -29,6 +29,7 @@ from ..passes.registry import DATA_FREE, DEFAULT
 from ..passes.select import selects
 from .asked import Asked
 from .checks import check_patterns, check_source
+from .cluster import working
 from .fidelity import Reference
 from .report import Decision, Fidelity, OutputFidelity, Report, conversions, weight_bytes
 
@@ -130,6 +131,9 @@ def quantize(
     min_sqnr: float | None = None,
     seed: int = 0,
     threads: int = 0,
+    workers: int = 1,
+    cluster: str | None = None,
+    work: str | os.PathLike[str] | None = None,
     instruments: Instruments | None = None,
     progress: Progress = no_progress,
     calibration_data_reader: Any = None,
@@ -166,6 +170,9 @@ def quantize(
             samples held back; 0 for none. Left out: 10 for the default pipeline, none for others.
         seed: of every random choice.
         threads: of one operator when samples are run; 0 for one per core.
+        workers: processes on this machine that share samples, operators and trials.
+        cluster: the same by Dask: "tcp://host:port" of a scheduler, or "local:N".
+        work: folder that keeps finished results, so that a run that was stopped goes on.
         instruments: what to check and call around every pass.
         progress: shows the advance of long steps.
         calibration_data_reader: onnxruntime's name of `data`.
@@ -203,6 +210,7 @@ def quantize(
     size, nodes = weight_bytes(graph), len(graph)
     with ExitStack() as stack:
         stack.callback(THREADS.reset, THREADS.set(threads))
+        stack.enter_context(working(workers, cluster, None if work is None else Path(work)))
         reference = None
         if data is not None or ("ranges" in facts and not data_free):
             found = Data.open(data, graph, samples, seed)

@@ -68,6 +68,9 @@ class Options:
     min_sqnr: float | None
     seed: int
     threads: int
+    workers: int
+    cluster: str | None
+    work: Path | None
     exclude: tuple[str, ...]
     exclude_op: tuple[str, ...]
     json: Path | None
@@ -197,6 +200,9 @@ class Command(click.Command):
 @click.option("--min-sqnr", type=float, help="dB every output must have; 0: any. Default 10.")
 @click.option("--seed", default=0, help="Of every random choice.")
 @click.option("--threads", default=0, help="Of one operator; 0 for one per core.")
+@click.option("--workers", default=1, help="Processes on this machine that share the work.")
+@click.option("--cluster", metavar="ADDRESS", help="Dask's workers instead: tcp://..., local:N.")
+@click.option("--work", metavar="DIR", type=FILE, help="Keep results here; a killed run goes on.")
 @click.option(
     "--verify",
     type=click.Choice(["none", "structure", "numerics"]),
@@ -262,6 +268,9 @@ def _quantize(options: Options, pipeline: Pipeline, output: Path) -> None:
             exclude=options.patterns,
             seed=options.seed,
             threads=options.threads,
+            workers=options.workers,
+            cluster=options.cluster,
+            work=options.work,
             metric=options.metric,
             max_drop=options.max_drop,
             lower_is_better=options.lower_is_better,

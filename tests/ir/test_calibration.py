@@ -347,7 +347,7 @@ def test_example_model_with_its_samples(request: pytest.FixtureRequest) -> None:
     values = every_value(graph)
     steps: list[int] = []
     found = calibrate(graph, samples, values, progress=steps.append)
-    assert steps == [1, 1, 1]
+    assert sum(steps) == 3
     checked = 0
     for value, arrays in fetched(graph, list(samples)):
         if value in found:

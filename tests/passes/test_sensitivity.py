@@ -16,11 +16,11 @@ from ptq_opt.ir.target import find_target
 from ptq_opt.passes import Context, Pipeline
 from ptq_opt.passes.measures import MEASURES
 from ptq_opt.passes.metric import Metric, Run
+from ptq_opt.passes.scored_errors import scored_errors
 from ptq_opt.passes.sensitivity import Sensitivity
 from ptq_opt.passes.single_errors import (
     find_sources,
     only,
-    scored_errors,
     single_errors,
     without,
 )
@@ -47,7 +47,7 @@ def relative_noise(graph: Graph, changed: Graph, samples: Samples) -> np.ndarray
 @pytest.mark.parametrize("net", NETS)
 def test_running_only_what_comes_after_gives_what_full_runs_give(net: str) -> None:
     graph, samples = planned(NETS[net]())
-    found = single_errors(graph, TARGET, samples, MEASURES["sqnr"])
+    found = single_errors(graph, TARGET, samples, "sqnr")
     assert len(found.sources) >= 3
     for source in found.sources:
         expected = relative_noise(graph, only(graph, source), samples)
@@ -57,14 +57,14 @@ def test_running_only_what_comes_after_gives_what_full_runs_give(net: str) -> No
 @pytest.mark.parametrize("net", ["linear", "without_bias"])
 def test_small_errors_add_up(net: str) -> None:
     graph, samples = planned(NETS[net](), bits=8)
-    found = single_errors(graph, TARGET, samples, MEASURES["sqnr"])
+    found = single_errors(graph, TARGET, samples, "sqnr")
     total = sum(source.alone.sum() for source in found.sources)
     assert 0.7 < total / found.together.sum() < 1.4
 
 
 def test_what_is_gained_is_what_a_run_without_it_gains() -> None:
     graph, samples = planned(NETS["linear"](), bits=4)
-    found = single_errors(graph, TARGET, samples, MEASURES["sqnr"])
+    found = single_errors(graph, TARGET, samples, "sqnr")
     assert len(found.exact) == 3
     for k, exact in found.exact.items():
         rest = relative_noise(graph, without(graph, found.sources[k], TARGET), samples)
@@ -76,7 +76,7 @@ def test_a_grid_that_holds_everything_exactly_adds_no_error() -> None:
     graph, samples = planned(residual())
     whole = [{"x": np.round(s["x"])} for s in samples]
     graph.inputs[0].quant = replace(graph.inputs[0].quant, scale=np.float32(1.0))
-    found = single_errors(graph, TARGET, open_samples(whole, graph.inputs), MEASURES["sqnr"])
+    found = single_errors(graph, TARGET, open_samples(whole, graph.inputs), "sqnr")
     by_tensor = {key(source.value): source.alone.sum() for source in found.sources}
     assert by_tensor.pop("x") == 0
     assert min(by_tensor.values()) > 0
@@ -86,7 +86,7 @@ def test_the_part_of_the_tensor_and_the_part_of_the_weights() -> None:
     graph, samples = planned(NETS["chain"](), bits=8)
     coarse = graph.order()[0].inputs[1]
     coarse.quant = replace(coarse.quant, scale=coarse.quant.scale * 32)
-    found = single_errors(graph, TARGET, samples, MEASURES["sqnr"])
+    found = single_errors(graph, TARGET, samples, "sqnr")
     source_of_input, first, *_ = found.sources
     assert source_of_input.rounding == 1
     assert first.rounding < 0.1
@@ -140,7 +140,7 @@ def test_measures(measure: str, real: list, found: list, loss: float) -> None:
 @pytest.mark.parametrize("measure", ["mse", "kl", "cosine", "top1"])
 def test_any_measure_ranks_operators(measure: str) -> None:
     graph, samples = planned(NETS["dense"](), bits=3)
-    found = single_errors(graph, TARGET, samples, MEASURES[measure])
+    found = single_errors(graph, TARGET, samples, measure)
     assert all(source.alone.min() >= 0 for source in found.sources)
     assert found.together.shape == (1,)
 

@@ -21,11 +21,8 @@ from ptq_opt.ir.work_folder import WorkFolder
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Processes]:
-    before = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), before])
     with Processes(2) as processes:
         yield processes
-    os.environ["PYTHONPATH"] = before
 
 
 def test_in_process_a_job_is_opened_once_and_only_for_items() -> None:
@@ -64,10 +61,11 @@ def test_what_a_dead_worker_had_is_done_again(pool: Processes, tmp_path: Path) -
     assert sorted(int(p.name) for p in tmp_path.iterdir()) == [0, 7, 19]
 
 
-def test_work_that_kills_every_worker_ends_in_an_error(pool: Processes, tmp_path: Path) -> None:
-    with pytest.raises(PtqError, match="workers died 4 times over one piece of work"):
-        list(pool.start(Deadly(tmp_path, deadly=(1,), always=True))(range(3)))
-    assert [int(item) for (item,) in pool.start(Deadly(tmp_path, ()))([5])] == [5]
+def test_work_that_kills_every_worker_ends_in_an_error(tmp_path: Path) -> None:
+    with Processes(1) as pool:
+        with pytest.raises(PtqError, match="workers died 4 times over one piece of work"):
+            list(pool.start(Deadly(tmp_path, deadly=(1,), always=True))(range(3)))
+        assert [int(item) for (item,) in pool.start(Deadly(tmp_path, ()))([5])] == [5]
 
 
 HOST = """

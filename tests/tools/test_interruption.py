@@ -1,0 +1,120 @@
+"""A run that is killed goes on where it was, and ends with the file of one that was left alone.
+
+PTQ_OPT_KILLS=1000 kills it more often.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from small_model import make_samples, small_model
+
+from ptq_opt import UsageError, quantize
+from ptq_opt.ir import processes
+
+KILLS = int(os.environ.get("PTQ_OPT_KILLS", "24"))
+PASSES = "calibrate,tune{trials=8,samples=4},sensitivity,round{places=2048},quant"
+HOST = Path(__file__).parents[1] / "killing.py"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A folder with tiny.onnx and 16 samples in calib/."""
+    rng = np.random.default_rng(3)
+    shapes = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (8, 8, 3, 3), "w3": (8, 5)}
+    weights = {name: rng.standard_normal(s).astype(np.float32) for name, s in shapes.items()}
+    onnx.save(small_model(**weights), tmp_path / "tiny.onnx")
+    (tmp_path / "calib").mkdir()
+    for k, feeds in enumerate(make_samples(16)):
+        np.savez(tmp_path / "calib" / f"{k:03}.npz", **feeds)
+    return tmp_path
+
+
+def killed(folder: Path, **job: Any) -> dict[str, Any]:
+    command = ["tiny.onnx", "--data=calib", "-o", "out.onnx", "--threads=1", f"--passes={PASSES}"]
+    job = {"command": command, "output": "out.onnx", "work": "work", "seed": 5, **job}
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, HOST, json.dumps(job)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_killed_again_and_again_it_ends_with_the_same_bytes(tiny: Path) -> None:
+    alone = killed(tiny, kills=0, longest=1, work="alone")["last"]
+    assert alone is not None
+    found = killed(tiny, kills=KILLS, longest=0.8)
+    assert found["kills"] == KILLS
+    assert found["codes"] == [-9] * KILLS + [0]
+    assert found["last"] == alone
+    assert set(found["found"]) <= {None, alone}, "whole or not at all"
+    kept = list((tiny / "work0").rglob("*.npz"))
+    assert len(kept) > 20, "calibration, sensitivity, tuning and rounding keep what they did"
+
+
+def test_ctrl_c_leaves_nothing_half_written(tiny: Path) -> None:
+    found = killed(tiny, kills=4, longest=0.6, signal="SIGINT", work="interrupted")
+    assert 0 not in found["codes"][:-1] and found["codes"][-1] == 0
+    assert set(found["found"]) <= {None, found["last"]}
+    assert not list(tiny.rglob("*.partial")) and not list(tiny.rglob("*.tmp"))
+
+
+def file_of(folder: Path, **options: Any) -> str:
+    result = quantize(folder / "tiny.onnx", folder / "calib", passes=PASSES, threads=1, **options)
+    return hashlib.sha256(result.model.SerializeToString(deterministic=True)).hexdigest()
+
+
+def test_any_number_of_workers_gives_the_same_bytes(tiny: Path) -> None:
+    alone = file_of(tiny)
+    assert file_of(tiny, workers=2) == alone
+    assert file_of(tiny, workers=4, work=tiny / "work") == alone
+    assert file_of(tiny, work=tiny / "work") == alone, "what four made serves one"
+
+
+def test_a_cluster_gives_the_same_bytes_and_survives_its_workers(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    alone = file_of(tiny)
+    killed: list[int] = []
+    in_order = processes.in_order
+
+    def killing(items: Any, submit: Any, *rest: Any) -> Any:
+        for number, result in enumerate(in_order(items, submit, *rest)):
+            if number == 2 and len(killed) < 2:
+                client = distributed.get_client()
+                pid, *_ = client.run(os.getpid).values()
+                killed.append(pid)
+                os.kill(pid, 9)
+            yield result
+
+    monkeypatch.setattr("ptq_opt.tools.cluster.in_order", killing)
+    assert file_of(tiny, cluster="local:2") == alone
+    assert len(killed) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"workers": 2, "cluster": "local:2"}, "not both"),
+        ({"cluster": "nowhere"}, "give tcp://host:port or local:N"),
+        ({"work": "/proc/work"}, "cannot keep results in the work folder"),
+    ],
+)
+def test_what_makes_no_sense_is_told(tiny: Path, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        file_of(tiny, **options)

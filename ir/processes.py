@@ -170,8 +170,16 @@ class Processes:
 
     def _send(self, name: str, data: Any) -> None:
         file = self._folder.path / name
-        if not file.exists():
+        if file.exists():
+            return
+        try:
             file.write_bytes(data)
+        except OSError as error:
+            file.unlink(missing_ok=True)
+            raise PtqError(
+                f"cannot hand work to other processes in '{file.parent}': {error.strerror}; set "
+                "TMPDIR to a folder with more room"
+            ) from None
 
 
 def in_order(

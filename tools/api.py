@@ -210,7 +210,7 @@ def quantize(
     size, nodes = weight_bytes(graph), len(graph)
     with ExitStack() as stack:
         stack.callback(THREADS.reset, THREADS.set(threads))
-        stack.enter_context(working(workers, cluster, None if work is None else Path(work)))
+        stack.enter_context(working(workers, cluster, work, threads or 1))
         reference = None
         if data is not None or ("ranges" in facts and not data_free):
             found = Data.open(data, graph, samples, seed)

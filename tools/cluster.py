@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 from ..ir import UsageError
@@ -19,7 +19,10 @@ TIMEOUT = 30
 
 @contextmanager
 def working(
-    workers: int = 1, cluster: str | None = None, work: Path | str | None = None
+    workers: int = 1,
+    cluster: str | None = None,
+    work: str | os.PathLike[str] | None = None,
+    threads: int = 1,
 ) -> Iterator[None]:
     """Let what runs inside use workers, and keep results in a folder.
 
@@ -27,6 +30,7 @@ def working(
         workers: processes on this machine; 1 for this one alone.
         cluster: a Dask scheduler, "tcp://host:port", or "local:N" for N workers of Dask here.
         work: folder that keeps results for another run, see `ir.work_folder`.
+        threads: of one operator in each worker.
 
     Raises:
         UsageError: they make no sense, Dask is not installed, nobody answers, or the folder
@@ -40,10 +44,10 @@ def working(
         if work is not None:
             stack.callback(WORK.reset, WORK.set(WorkFolder(work)))
         if cluster is not None:
-            executor: Cluster | Processes = stack.enter_context(Cluster(cluster))
+            executor: Cluster | Processes = stack.enter_context(Cluster(cluster, threads))
             stack.callback(EXECUTOR.reset, EXECUTOR.set(executor))
         elif workers > 1:
-            executor = stack.enter_context(Processes(workers))
+            executor = stack.enter_context(Processes(workers, threads))
             stack.callback(EXECUTOR.reset, EXECUTOR.set(executor))
         yield
 
@@ -56,8 +60,8 @@ class Cluster:
     paths.
     """
 
-    def __init__(self, address: str) -> None:
-        """Connect to a scheduler, or start "local:N" workers."""
+    def __init__(self, address: str, threads: int = 1) -> None:
+        """Connect to a scheduler, or start "local:N" workers; operators run on `threads` each."""
         try:
             import distributed
         except ImportError:
@@ -66,6 +70,7 @@ class Cluster:
         if local is None and not re.match(r"\w+://", address):
             raise UsageError(f"no cluster '{address}': give tcp://host:port or local:N")
         self._started: Any = None
+        self._threads = threads
         if local is not None:
             self._started = distributed.LocalCluster(
                 n_workers=int(local[1]), threads_per_worker=1, dashboard_address=None
@@ -96,7 +101,7 @@ class Cluster:
                 parcels[:] = [wrap(job, self._send)]
             name, arrays = parcels[0].name, parcels[0].arrays
             parts = [self._sent[each] for each in (name, *arrays)]
-            return self._client.submit(_perform, name, item, *parts, pure=False)
+            return self._client.submit(_perform, name, item, self._threads, *parts, pure=False)
 
         return lambda items: in_order(
             items, submit, self._sent.clear, self.workers * AHEAD, self._broken
@@ -107,8 +112,8 @@ class Cluster:
             self._sent[name] = self._client.scatter(bytes(data), broadcast=True, hash=False)
 
 
-def _perform(name: str, item: Item, head: bytes, *arrays: bytes) -> Result:
+def _perform(name: str, item: Item, threads: int, head: bytes, *arrays: bytes) -> Result:
     def fetch() -> tuple[bytes, Sequence[bytes]]:
         return head, arrays
 
-    return perform(name, fetch, item, threads=1)
+    return perform(name, fetch, item, threads)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from jobs import OPENED, Deadly, Squares
 
 from ptq_opt.ir import DataError, PtqError, UsageError
 from ptq_opt.ir.execution import WORK, InProcess, keeper, start
-from ptq_opt.ir.processes import Processes
+from ptq_opt.ir.processes import Processes, wrap
 from ptq_opt.ir.work_folder import WorkFolder
 
 
@@ -40,6 +42,19 @@ def test_workers_open_a_job_once_and_results_come_in_order(pool: Processes) -> N
     assert [int(square) for square, _ in found] == [k * k + (1 << 16) for k in range(60)]
     assert {int(opened) for _, (opened, _) in found} == {1}
     assert os.getpid() not in {int(pid) for _, (_, pid) in found}
+
+
+def test_large_arrays_travel_once_whatever_they_are_part_of() -> None:
+    weights, sent = np.ones(1 << 16, np.float32), list[str]()
+
+    def send(name: str, data: object) -> None:
+        sent.append(name)
+
+    first, second = (wrap(job, send) for job in (Squares(weights), Squares(weights.copy())))
+    assert first == second and len(set(sent)) == 2, "the job, and its array beside it"
+    assert len(first.arrays) == 1
+    assert wrap(Squares(weights[1:]), send).arrays != first.arrays
+    assert not wrap(Squares(np.zeros(4)), send).arrays, "small ones go along"
 
 
 def test_an_error_in_a_worker_is_the_error_here(pool: Processes) -> None:
@@ -72,7 +87,7 @@ HOST = """
 import sys
 from jobs import Squares
 import numpy as np
-from ptq_opt.ir.processes import Processes
+from ptq_opt.ir.processes import Processes, wrap
 if __name__ == "__main__":
     pool = Processes(1)
     ((_, (_, pid)),) = pool.start(Squares(np.zeros(1)))([2])
@@ -150,6 +165,15 @@ def test_a_pickle_in_the_folder_is_not_read(work: WorkFolder, tmp_path: Path) ->
         np.savez(out, np.array([Evil()], object))
     assert squares(0, [1]) == [1]
     assert not (tmp_path / "executed").exists()
+
+
+def test_runs_share_a_folder(work: WorkFolder) -> None:
+    with ThreadPoolExecutor(4) as threads:  # each a run of its own
+        wanted = [list(range(k, k + 30)) for k in range(8)]
+        runs = [threads.submit(copy_context().run, squares, 0.0, items) for items in wanted]
+        found = [run.result() for run in runs]
+    assert found == [[k * k for k in items] for items in wanted]
+    assert len(files(work)) == 37 and all(file.suffix == ".npz" for file in files(work))
 
 
 def test_steps_are_kept_too(work: WorkFolder) -> None:

@@ -111,6 +111,17 @@ def test_cells_are_measured_once_and_redone_when_asked(zoo: Path) -> None:
     assert "123.0" not in run(zoo, "--redo")
 
 
+def test_workers_measure_the_same(zoo: Path) -> None:
+    alone = run(zoo)
+    shared = run(zoo, "--redo", "--workers=2")
+
+    def numbers(table: str) -> list[str]:
+        rows = [line.split("|") for line in table.splitlines() if line.startswith("| ")]
+        return [cell for row in rows for cell in row[:-2]]  # seconds are the last column
+
+    assert numbers(shared) == numbers(alone)
+
+
 def test_samples_that_do_not_fit_are_an_error(zoo: Path) -> None:
     text = (zoo / "zoo.py").read_text()
     (zoo / "zoo.py").write_text(text.replace('return {"x":', 'return {"z":', 1))

@@ -2,6 +2,8 @@
 
 import io
 import os
+import resource
+import signal
 import time
 from pathlib import Path
 
@@ -36,6 +38,21 @@ def test_text_replaces_the_file_at_once(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         write_text(path, "half \ud800")
     assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_told_and_the_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(UsageError, match=r"cannot write '.*report.json': File too large"):
+            write_text(path, "new" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 

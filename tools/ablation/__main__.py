@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
-from functools import partial
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from ...ir.target import Target
+from ...ir.execution import start
 from ..bench.cases import import_file
+from ..cluster import working
 from ..files import write_text
-from .measure import Bench, Budget, Cells
+from .measure import FLOAT, Bench, Budget, Cell, Cells, Matrix
 from .tables import Found, document
 from .variants import Technique, schemes, techniques
-
-FLOAT = "float"
-"""Key of the float model's cell."""
 
 
 @click.command()
@@ -49,6 +47,8 @@ FLOAT = "float"
     show_default=True,
     help="The table.",
 )
+@click.option("--workers", default=1, help="Processes on this machine that share the cells.")
+@click.option("--cluster", metavar="ADDRESS", help="Dask's workers instead: tcp://..., local:N.")
 def main(
     zoo: Path,
     models: str,
@@ -60,6 +60,8 @@ def main(
     show: bool,
     cache: Path,
     output: Path,
+    workers: int,
+    cluster: str | None,
 ) -> None:
     """Measure every technique alone and in the default pipeline, and write the table.
 
@@ -71,17 +73,20 @@ def main(
     every = techniques()
     wanted = [each for each in every if re.search(chosen, each.name)]
     command = f"make ablation ZOO=folder ABLATION='--learn={learn} --test={test}'"
+    budget = Budget(learn, test)
     benches = [
-        (Bench(entry, modules.fidelity, Budget(learn, test)), scheme, target)
-        for scheme, target in schemes().items()
+        (Bench(entry, modules.fidelity, budget), scheme)
+        for scheme in schemes()
         for entry in modules.ZOO.values()
     ]
-    for bench, scheme, target in benches:
-        if not show and re.search(models, bench.name) and re.search(kinds, scheme):
-            measure(bench, scheme, target, wanted, kept, redo, console)
-            rows = [row for other, kind, _ in benches if (row := known(kept, other, kind, every))]
-            write_text(output, document(rows, every, command))
-    rows = [row for bench, scheme, _ in benches if (row := known(kept, bench, scheme, every))]
+    with working(workers, cluster):
+        for bench, scheme in benches:
+            if not show and re.search(models, bench.name) and re.search(kinds, scheme):
+                matrix = Matrix(zoo.absolute(), bench.name, budget)
+                measure(bench, scheme, wanted, kept, redo, matrix, console)
+                rows = [row for other, kind in benches if (row := known(kept, other, kind, every))]
+                write_text(output, document(rows, every, command))
+    rows = [row for bench, scheme in benches if (row := known(kept, bench, scheme, every))]
     if not rows:
         raise click.UsageError("nothing was measured")
     write_text(output, document(rows, every, command))
@@ -90,17 +95,21 @@ def main(
 def measure(
     bench: Bench,
     scheme: str,
-    target: Target,
     wanted: list[Technique],
     kept: Cells,
     redo: bool,
+    matrix: Matrix,
     console: Console,
 ) -> None:
     """Make the cells of one model under one scheme, and of the float model."""
-    kept.get(bench.float_cell, redo, *bench.key, FLOAT)
-    for text in pipelines(wanted):
-        key = (*bench.key, scheme, text)
-        cell = kept.get(partial(bench.cell, text, target), redo, *key)
+    keys = {json.dumps(FLOAT): (*bench.key, FLOAT)}
+    keys |= {json.dumps([scheme, text]): (*bench.key, scheme, text) for text in pipelines(wanted)}
+    missing = [item for item, key in keys.items() if redo or not kept.file(*key).exists()]
+    found = start(matrix)([json.loads(item) for item in missing])
+    for item, (text,) in zip(missing, found, strict=True):
+        kept.keep(Cell(**json.loads(str(text))), *keys[item])
+    for key in list(keys.values())[1:]:
+        cell = kept.read(*key)
         shown = cell.error or f"{cell.mean_db:.1f} dB, {cell.seconds:.0f} s"
         console.print(*key, shown, markup=False, soft_wrap=True)
 

@@ -17,12 +17,17 @@ import numpy as np
 
 from ...ir import PtqError, load
 from ...ir.evaluate import Runner
+from ...ir.execution import Item, Result, Work
 from ...ir.samples import open_samples
 from ...ir.target import Target
 from ...ir.tensor import Array
 from ...passes import Context, Pipeline
+from ..bench.cases import import_file
 from ..files import write_text
+from .variants import schemes
 
+FLOAT = "float"
+"""Key of the float model's cell."""
 TEST = 1
 """The model zoo's stream of samples that score; calibration has 0."""
 SLOW = {"brain_unet3d": 12, "handtrack_ssd_mobilenet_v2": 2}
@@ -169,11 +174,35 @@ class Cells:
         kept = json.loads(self.file(*key).read_text())
         return Cell(**kept["cell"])
 
-    def get(self, make: Callable[[], Cell], redo: bool, *key: object) -> Cell:
-        """The cell with this key, made when it is not there or is to be redone."""
+    def keep(self, cell: Cell, *key: object) -> None:
+        """Keep a cell under its key."""
         file = self.file(*key)
-        if redo or not file.exists():
-            cell = dataclasses.asdict(make())
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, json.dumps({"key": list(map(str, key)), "cell": cell}, indent=1))
-        return self.read(*key)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"key": list(map(str, key)), "cell": dataclasses.asdict(cell)}, indent=1)
+        write_text(file, text)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The job of measuring one model of a zoo; an item is [scheme, pipeline], or "float".
+
+    Attributes:
+        zoo: folder with zoo.py.
+        name: of the model.
+        budget: as it was asked for, for all models.
+    """
+
+    zoo: Path
+    name: str
+    budget: Budget
+
+    def open(self) -> Work:
+        """Open the zoo; samples are made when they are needed."""
+        zoo = import_file(self.zoo / "zoo.py")
+        bench, targets = Bench(zoo.ZOO[self.name], zoo.fidelity, self.budget), schemes()
+
+        def work(item: Item) -> Result:
+            cell = bench.float_cell() if item == FLOAT else bench.cell(item[1], targets[item[0]])
+            return [np.array(json.dumps(dataclasses.asdict(cell)))]
+
+        return work

@@ -1,6 +1,6 @@
 """Runs a command line again and again, and kills it at random moments.
 
-    python killing.py '{"command": [...], "output": FILE, "work": FOLDER, "kills": N, ...}'
+    python killing.py '[{"command": [...], "output": FILE, "work": FOLDER, "kills": N, ...}, ...]'
 
 Every run is a fork of this process, which has imported everything but never computed, so that none
 pays for imports. Prints JSON: how many runs were killed, and the digests of what was at the output
@@ -73,4 +73,4 @@ def digest(path: Path) -> str | None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(killed(json.loads(sys.argv[1]))))
+    print(json.dumps([killed(job) for job in json.loads(sys.argv[1])]))

@@ -20,56 +20,64 @@ from ptq_opt import UsageError, quantize
 from ptq_opt.ir import processes
 
 KILLS = int(os.environ.get("PTQ_OPT_KILLS", "24"))
-PASSES = "calibrate,tune{trials=8,samples=4},sensitivity,round{places=2048},quant"
+PASSES = "calibrate,tune{trials=6,samples=3},sensitivity{samples=4},round{places=512},quant"
 HOST = Path(__file__).parents[1] / "killing.py"
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny.onnx and 16 samples in calib/."""
-    rng = np.random.default_rng(3)
+    folder, rng = tmp_path_factory.mktemp("tiny"), np.random.default_rng(3)
     shapes = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (8, 8, 3, 3), "w3": (8, 5)}
     weights = {name: rng.standard_normal(s).astype(np.float32) for name, s in shapes.items()}
-    onnx.save(small_model(**weights), tmp_path / "tiny.onnx")
-    (tmp_path / "calib").mkdir()
+    onnx.save(small_model(**weights), folder / "tiny.onnx")
+    (folder / "calib").mkdir()
     for k, feeds in enumerate(make_samples(16)):
-        np.savez(tmp_path / "calib" / f"{k:03}.npz", **feeds)
-    return tmp_path
+        np.savez(folder / "calib" / f"{k:03}.npz", **feeds)
+    return folder
 
 
-def killed(folder: Path, **job: Any) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def runs(tiny: Path) -> list[dict[str, Any]]:
+    """One left alone, one killed again and again, one interrupted some times."""
     command = ["tiny.onnx", "--data=calib", "-o", "out.onnx", "--threads=1", f"--passes={PASSES}"]
-    job = {"command": command, "output": "out.onnx", "work": "work", "seed": 5, **job}
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    common = {"command": command, "output": "out.onnx", "seed": 5}
+    jobs: list[dict[str, Any]] = [
+        {"kills": 0, "longest": 0, "work": "alone"},
+        {"kills": KILLS, "longest": 0.5, "work": "killed"},
+        {"kills": 3, "longest": 0.5, "work": "interrupted", "signal": "SIGINT"},
+    ]
     done = subprocess.run(
-        [sys.executable, HOST, json.dumps(job)],
-        cwd=folder,
-        env=environment,
+        [sys.executable, HOST, json.dumps([common | job for job in jobs])],
+        cwd=tiny,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=True,
     )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def test_killed_again_and_again_it_ends_with_the_same_bytes(tiny: Path) -> None:
-    alone = killed(tiny, kills=0, longest=1, work="alone")["last"]
-    assert alone is not None
-    found = killed(tiny, kills=KILLS, longest=0.8)
-    assert found["kills"] == KILLS
-    assert found["codes"] == [-9] * KILLS + [0]
-    assert found["last"] == alone
-    assert set(found["found"]) <= {None, alone}, "whole or not at all"
-    kept = list((tiny / "work0").rglob("*.npz"))
+def test_killed_again_and_again_it_ends_with_the_same_bytes(
+    runs: list[dict[str, Any]], tiny: Path
+) -> None:
+    alone, killed, _ = runs
+    assert alone["last"] is not None
+    assert killed["kills"] == KILLS
+    assert killed["codes"] == [-9] * KILLS + [0]
+    assert killed["last"] == alone["last"]
+    assert set(killed["found"]) <= {None, alone["last"]}, "whole or not at all"
+    kept = list((tiny / "killed0").rglob("*.npz"))
     assert len(kept) > 20, "calibration, sensitivity, tuning and rounding keep what they did"
 
 
-def test_ctrl_c_leaves_nothing_half_written(tiny: Path) -> None:
-    found = killed(tiny, kills=4, longest=0.6, signal="SIGINT", work="interrupted")
-    assert 0 not in found["codes"][:-1] and found["codes"][-1] == 0
-    assert set(found["found"]) <= {None, found["last"]}
-    assert not list(tiny.rglob("*.partial")) and not list(tiny.rglob("*.tmp"))
+def test_ctrl_c_leaves_nothing_half_written(runs: list[dict[str, Any]], tiny: Path) -> None:
+    alone, _, interrupted = runs
+    assert 0 not in interrupted["codes"][:-1] and interrupted["codes"][-1] == 0
+    assert interrupted["last"] == alone["last"]
+    assert set(interrupted["found"]) <= {None, alone["last"]}
+    assert not list(tiny.rglob("interrupted*/*.partial"))
 
 
 def file_of(folder: Path, **options: Any) -> str:
@@ -77,18 +85,22 @@ def file_of(folder: Path, **options: Any) -> str:
     return hashlib.sha256(result.model.SerializeToString(deterministic=True)).hexdigest()
 
 
-def test_any_number_of_workers_gives_the_same_bytes(tiny: Path) -> None:
-    alone = file_of(tiny)
+@pytest.fixture(scope="module")
+def alone(tiny: Path) -> str:
+    """The file of one process."""
+    return file_of(tiny)
+
+
+def test_any_number_of_workers_gives_the_same_bytes(tiny: Path, alone: str) -> None:
     assert file_of(tiny, workers=2) == alone
-    assert file_of(tiny, workers=4, work=tiny / "work") == alone
-    assert file_of(tiny, work=tiny / "work") == alone, "what four made serves one"
+    assert file_of(tiny, workers=4, work=tiny / "shared") == alone
+    assert file_of(tiny, work=tiny / "shared") == alone, "what four made serves one"
 
 
 def test_a_cluster_gives_the_same_bytes_and_survives_its_workers(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, alone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     distributed = pytest.importorskip("distributed")
-    alone = file_of(tiny)
     killed: list[int] = []
     in_order = processes.in_order
 

@@ -238,6 +238,12 @@ class Graph:
         self._order: tuple[int, list[Node]] = (-1, [])
         self._serial = 0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickles: see `travel`."""
+        from .travel import restored, tables
+
+        return restored, tables(self)
+
     # -- reading ---------------------------------------------------------------------------------
 
     def __len__(self) -> int:

@@ -54,7 +54,7 @@ class Seen(NamedTuple):
     @property
     def there(self) -> NDArray[np.bool_]:
         """True for the slots that are not empty."""
-        return (self.low != np.inf) | (self.high != -np.inf) | (self.mean != 0)
+        return np.asarray((self.low != np.inf) | (self.high != -np.inf) | (self.mean != 0))
 
     @property
     def is_finite(self) -> bool:

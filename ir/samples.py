@@ -172,7 +172,7 @@ def stored(array: Array) -> bytes | memoryview:
     """The elements of an array as bytes."""
     if array.dtype.kind == "O":
         return repr(array.tolist()).encode()
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def detached(inputs: Sequence[Value]) -> list[Value]:

@@ -48,6 +48,10 @@ class Tensor:
         self._array = array
         self.source = source
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickles: the elements, wherever they come from."""
+        return _restored, (np.asarray(self.numpy()), self.dtype)
+
     def numpy(self) -> Array:
         """The elements as a read-only array of `shape`; a large lazy one is read anew each time."""
         array = self._array
@@ -73,3 +77,7 @@ class Tensor:
     def __repr__(self) -> str:
         """Type and shape, never the elements."""
         return f"Tensor({self.dtype.name.lower()}{list(self.shape)})"
+
+
+def _restored(array: Array, dtype: DType) -> Tensor:
+    return Tensor(array, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Graphs as flat tables, so that they can be pickled for another process, or digested.
+"""Graphs as flat tables: what they are pickled as for another process, and digested as.
 
 Pickling the objects themselves would follow `Value.uses` from operator to operator and exceed the
 depth of recursion on the first deep network.
@@ -6,13 +6,9 @@ depth of recursion on the first deep network.
 
 from __future__ import annotations
 
-import copyreg
 from typing import Any
 
-import numpy as np
-
 from .graph import Graph, Value
-from .tensor import Tensor
 
 Tables = tuple[Any, ...]
 """Plain data, constants, grids and protos; values are numbered."""
@@ -81,11 +77,3 @@ def _value(name: str, origin: str | None, *rest: Any) -> Value:
     value.origin = origin
     value.dtype, value.shape, value.info, value.const, value.overridable, value.quant = rest
     return value
-
-
-def _tensor(array: Any, dtype: Any) -> Tensor:
-    return Tensor(array, dtype=dtype)
-
-
-copyreg.pickle(Graph, lambda graph: (restored, tables(graph)))
-copyreg.pickle(Tensor, lambda tensor: (_tensor, (np.asarray(tensor.numpy()), tensor.dtype)))

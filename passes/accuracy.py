@@ -19,7 +19,6 @@ from ..ir.engines import installed, latencies
 from .base import Context, Loss, Pass, Report
 from .fastest import fastest
 from .islands import Islands
-from .measures import MEASURES
 from .pipeline import Pipeline
 from .placement import Placement
 from .plan import Plan
@@ -237,7 +236,7 @@ class Search:
         """Real loss over the predicted one; 0 where either is nothing."""
         predicted = self.problem.placement(placement.integer).loss
         samples = self.context.need_samples("sensitivity").spread(Sensitivity().samples)
-        judge = Judge(self.graph, deployed, samples, MEASURES["sqnr"])
+        judge = Judge.of(self.graph, deployed, samples, "sqnr")
         real = float(judge.loss(judge.whole).sum())
         return real / predicted if predicted > 0 and np.isfinite(real) else 0.0
 

@@ -25,7 +25,7 @@ from ..ir.tensor import Array
 from .base import PassError
 from .deployed import deployed
 from .judge import comparable
-from .measures import MEASURES, Measure, Tally
+from .measures import MEASURES, Tally
 from .quant import parameters
 from .units import Unit, data_inputs, find_units
 from .walk import BUDGET, Segment, Store, cut, opened
@@ -128,9 +128,9 @@ def single_errors(
     Raises:
         PassError: no output can be compared.
     """
-    sources = sources_within_reach(graph, target)
-    each = start(OneByOne(graph, target, samples, measure))
-    ((together, shown),) = each(["together"])
+    judge = Judge.of(graph, deployed(graph, target), samples, measure)
+    sources, together = sources_within_reach(graph, target), judge.loss(judge.whole)
+    each = start(OneByOne(graph, target, judge))
     for source, found in zip(sources, each(range(len(sources))), strict=True):
         alone, without, rounding = found
         source.alone, source.gained, source.rounding = alone, together - without, float(rounding)
@@ -138,7 +138,7 @@ def single_errors(
     most = np.argsort([-source.gained.sum() for source in sources])[:CHECKED].tolist()
     runs = each([["without", k] for k in most])
     exact = {k: together - loss for k, (loss,) in zip(most, runs, strict=True)}
-    return Errors([graph.output_names[k] for k in shown], sources, together, exact)
+    return Errors([graph.output_names[k] for k in judge.shown], sources, together, exact)
 
 
 def sources_within_reach(graph: Graph, target: Target) -> list[Source]:
@@ -152,31 +152,27 @@ class OneByOne:
     """The job of single errors.
 
     For item k, a source's number: losses alone, losses of all when its error is taken off the
-    outputs, and `Source.rounding`. For ["without", k] the losses of all when it is not quantized;
-    for "together" the losses of all, and which outputs were compared. Losses are float64 [outputs].
+    outputs, and `Source.rounding`. For ["without", k] the losses of all when it is not quantized.
+    Losses are float64 [outputs].
 
     A worker walks the float model once, for all the sources it is asked for in rising order.
     """
 
     graph: Graph
     target: Target
-    samples: Samples
-    measure: str
+    judge: Judge
 
     def open(self) -> Work:
-        """Run the model in float and quantized."""
-        sources = sources_within_reach(self.graph, self.target)
-        whole = deployed(self.graph, self.target)
-        judge = Judge(self.graph, whole, self.samples, MEASURES[self.measure])
+        """Find the sources."""
+        sources, judge = sources_within_reach(self.graph, self.target), self.judge
+        ends = [self.graph.outputs[k] for k in judge.shown]
         walks: list[_Walk] = []
 
         def work(item: Item) -> Result:
-            if item == "together":
-                return [judge.loss(judge.whole), np.array(judge.shown)]
             if not isinstance(item, int):
                 return [judge.loss(judge.run(without(self.graph, sources[item[1]], self.target)))]
             if not walks or walks[0].number > item:
-                walks[:] = [_Walk(self.graph, sources, judge.ends, self.samples)]
+                walks[:] = [_Walk(self.graph, sources, ends, judge.samples)]
             found = walks[0].outputs(item)
             losses = judge.loss(found), judge.loss(judge.whole_without(found))
             return [*losses, np.array(sources[item].rounding)]
@@ -226,38 +222,47 @@ Outputs = list[list[Array]]
 """Of every sample the outputs that can be compared."""
 
 
+@dataclass(frozen=True)
 class Judge:
     """Compares outputs with the float model's: those that are reals and keep their shape.
 
     Attributes:
-        shown, ends: numbers of these outputs, their values in the float graph.
+        samples: what is run.
+        measure: a name in `MEASURES`.
+        shown: numbers of these outputs.
         real, whole: what they are in float, and when all is quantized.
     """
 
-    def __init__(self, graph: Graph, deployed: Graph, samples: Samples, measure: Measure) -> None:
+    samples: Samples
+    measure: str
+    shown: list[int]
+    real: Outputs
+    whole: Outputs
+
+    @staticmethod
+    def of(graph: Graph, deployed: Graph, samples: Samples, measure: str) -> Judge:
         """Run both graphs; `PassError` when no output can be compared."""
         hidden = out_of_reach(graph)
-        self._measure, self._samples = measure, samples
-        self.shown = [k for k, value in enumerate(graph.outputs) if value not in hidden]
-        real, whole = self.run(graph), self.run(deployed)
+        shown = [k for k, value in enumerate(graph.outputs) if value not in hidden]
+        results = start(Runs([graph, deployed], samples, shown))(range(len(samples)))
+        real, whole = zip(*((r[: len(shown)], r[len(shown) :]) for r in results), strict=True)
         fit = [
             all(map(comparable, *columns))
             for columns in zip(zip(*real, strict=True), zip(*whole, strict=True), strict=True)
         ]
         if not any(fit):
             raise PassError("no output of the model can be compared with the float model's")
-        self.shown = list(compress(self.shown, fit))
-        self.ends = [graph.outputs[k] for k in self.shown]
-        self.real, self.whole = ([list(compress(r, fit)) for r in rows] for rows in (real, whole))
+        kept = ([list(compress(outputs, fit)) for outputs in rows] for rows in (real, whole))
+        return Judge(samples, measure, list(compress(shown, fit)), *kept)
 
     def run(self, graph: Graph) -> Outputs:
         """The outputs of a graph with the same interface."""
         runner = Runner(graph, [graph.outputs[k] for k in self.shown])
-        return [runner.run(feeds) for feeds in self._samples]
+        return [runner.run(feeds) for feeds in self.samples]
 
     def loss(self, found: Outputs) -> Array:
         """One per output."""
-        tally = Tally(self._measure, len(self.ends))
+        tally = Tally(MEASURES[self.measure], len(self.shown))
         for a, b in zip(self.real, found, strict=True):
             tally.add(a, b)
         return tally.losses
@@ -268,6 +273,34 @@ class Judge:
             [w - (f - r) for w, f, r in zip(*outputs, strict=True)]
             for outputs in zip(self.whole, found, self.real, strict=True)
         ]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The job of running graphs with one interface: for a sample's number, the outputs of each.
+
+    Outputs that are no tensors of reals are empty.
+
+    Attributes:
+        graphs: to run.
+        samples: the data.
+        shown: numbers of the outputs.
+    """
+
+    graphs: list[Graph]
+    samples: Samples
+    shown: list[int]
+
+    def open(self) -> Work:
+        """Open all in ONNX Runtime."""
+        runners = [Runner(graph, [graph.outputs[k] for k in self.shown]) for graph in self.graphs]
+
+        def work(item: Item) -> Result:
+            feeds = self.samples[item]
+            found = [array for runner in runners for array in runner.run(feeds)]
+            return [array if comparable(array, array) else np.zeros(0, bool) for array in found]
+
+        return work
 
 
 def _step(graph: Graph, source: Source, segment: Segment, store: Store, count: int) -> Value:

@@ -28,7 +28,7 @@ from ptq_opt.passes.metric import Metric, Run
 from ptq_opt.passes.scored_errors import Scores
 from ptq_opt.passes.single_errors import single_errors
 
-TARGET = find_target("onnxruntime")
+TARGET = find_target("ort-cpu")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Graphs, samples and histograms go to other processes and stay what they are."""
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,20 @@ def test_annotations_arrive_and_shared_grids_stay_shared() -> None:
     assert a.output.quant is b.output.quant
     assert (a.precision, a.output.origin) == ("int8", "elsewhere")
     assert (a.output.quant.scale, a.output.quant.dtype) == (info.scale, info.dtype)
+
+
+def test_nothing_must_be_imported_to_send_a_graph() -> None:
+    code = """
+import pickle
+from ptq_opt.ir import DType, Graph
+graph = Graph()
+value = graph.input("x", DType.FLOAT, (1,))
+for _ in range(3000):
+    value = graph.add("Relu", [value]).output
+graph.set_outputs([value], ["y"])
+assert len(pickle.loads(pickle.dumps(graph))) == 3000
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_deep_graph_does_not_exhaust_the_stack() -> None:

@@ -102,7 +102,7 @@ def measure(
     console: Console,
 ) -> None:
     """Make the cells of one model under one scheme, and of the float model."""
-    keys = {json.dumps(FLOAT): (*bench.key, FLOAT)}
+    keys: dict[str, tuple[object, ...]] = {json.dumps(FLOAT): (*bench.key, FLOAT)}
     keys |= {json.dumps([scheme, text]): (*bench.key, scheme, text) for text in pipelines(wanted)}
     missing = [item for item, key in keys.items() if redo or not kept.file(*key).exists()]
     found = start(matrix)([json.loads(item) for item in missing])

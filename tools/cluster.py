@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from ..ir.execution import EXECUTOR, WORK, Item, Job, Map, Result
 from ..ir.processes import AHEAD, Parcel, Processes, in_order, perform, wrap
 from ..ir.work_folder import WorkFolder
 
+PAUSE = 1.0
+"""Seconds until a scheduler has missed a worker that died."""
 TIMEOUT = 30
 """Seconds to wait for a scheduler."""
 
@@ -80,7 +83,12 @@ class Cluster:
             self._client.wait_for_workers(1, timeout=TIMEOUT)
         except (OSError, TimeoutError) as error:
             raise UsageError(f"cluster '{address}' does not answer: {error}") from None
-        self._broken = (distributed.scheduler.KilledWorker, distributed.client.FutureCancelledError)
+        self._broken = (
+            distributed.scheduler.KilledWorker,
+            distributed.client.FutureCancelledError,
+            distributed.comm.CommClosedError,
+            TimeoutError,
+        )
         self._sent: dict[str, Any] = {}
         self.workers = len(self._client.scheduler_info()["workers"])
 
@@ -104,8 +112,14 @@ class Cluster:
             return self._client.submit(_perform, name, item, self._threads, *parts, pure=False)
 
         return lambda items: in_order(
-            items, submit, self._sent.clear, self.workers * AHEAD, self._broken
+            items, submit, self._restart, self.workers * AHEAD, self._broken
         )
+
+    def _restart(self) -> None:
+        """Send again what goes next, once the scheduler knows which workers are left."""
+        self._sent.clear()
+        time.sleep(PAUSE)
+        self._client.wait_for_workers(1, timeout=TIMEOUT)
 
     def _send(self, name: str, data: Any) -> None:
         if name not in self._sent:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ..ir import Graph, Value, shapes
-from ..ir.calibration import OBSERVED, calibrate
+from ..ir.calibration import calibrate
 from ..ir.finite import first_not_finite
+from ..ir.observation import OBSERVED
 from ..ir.ranges import key
 from ..ir.reach import infinite, out_of_reach
 from ..ir.samples import Samples

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..ir import DType, Graph, Value
+from collections.abc import Iterator
+
+from ..ir import DType, Graph, Node, Value
 from . import lower_conv, lower_move, lower_pointwise, lower_quant, lower_window
 from .fuse import fuse
 from .handlers import HANDLERS
@@ -31,6 +33,8 @@ def lower(graph: Graph) -> tuple[Lowering, list[Stored | Const]]:
             handler = HANDLERS.get(f"{node.domain}:{node.op}" if node.domain else node.op)
             if handler is None:
                 raise Declined("no kernel for this operator")
+            if any(0 in (v.shape or ()) for v in _tensors(node)):
+                raise Declined("a tensor without elements")
             results = handler(low, node)
             for output, found in zip(node.outputs, results, strict=False):
                 low.values[output] = found
@@ -48,6 +52,12 @@ def lower(graph: Graph) -> tuple[Lowering, list[Stored | Const]]:
     for model in low.models.values():
         fuse(model)
     return low, outputs
+
+
+def _tensors(node: Node) -> Iterator[Value]:
+    """What a node computes, and of what."""
+    yield from (value for _, value in node.operands() if not value.is_constant)
+    yield from node.outputs
 
 
 def _learn(value: Value, found: Abstract) -> None:

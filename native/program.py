@@ -180,7 +180,7 @@ class Program:
             fits = len(shape) == array.ndim and all(
                 not isinstance(n, int) or n == m for n, m in zip(shape, array.shape, strict=True)
             )
-            if not fits or 0 in array.shape:
+            if not fits:
                 raise DataError(
                     f"input '{value.name}' is {list(array.shape)}, the model wants {list(shape)}"
                 )

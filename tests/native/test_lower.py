@@ -345,3 +345,17 @@ def test_weights_are_stored_once() -> None:
     assert alive() is None
     (kernel,) = program.kernels
     assert weights.nbytes <= kernel.info.constant_bytes <= 1.1 * weights.nbytes
+
+
+def test_what_has_no_elements_runs_elsewhere() -> None:
+    model = parser.parse_model(
+        HEADER
+        + """
+        main (float[2,0,4] x) => (float[2,0,4] y) <float s = {0.5}, uint8 z = {3}> {
+            q = QuantizeLinear(x, s, z)
+            y = DequantizeLinear(q, s, z)
+        }"""
+    )
+    program = native.compile(model)
+    assert program.run({"x": np.zeros((2, 0, 4), np.float32)})["y"].shape == (2, 0, 4)
+    assert set(program.reasons.values()) == {"a tensor without elements"}

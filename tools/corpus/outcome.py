@@ -97,7 +97,10 @@ def _judge(case: Case, result: Result) -> Outcome:
             return Outcome(UNLOADABLE, plain(found))
         if _repeats(real, again):
             db = worst(real, Runner(result.graph).run(case.feeds))
-            by_kernels = _by_kernels(case, result, real)
+            try:
+                by_kernels = _by_kernels(case, result, real)
+            except Exception as error:
+                return Outcome(CRASH, f"our kernels: {plain(str(error))}")
             low = [each for each in (db, by_kernels) if each is not None and each < CLOSE_DB]
             if low and FAR_FROM_FLOAT not in told:
                 return Outcome(SILENT, db=db, native=by_kernels)

@@ -1,7 +1,13 @@
 """pyproject.toml names every package there is and ships the data the code reads."""
 
+import re
+import shutil
+import subprocess
 import sys
+import tarfile
 from pathlib import Path
+
+import pytest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,3 +54,47 @@ def test_every_script_exists() -> None:
         module, _, function = target.partition(":")
         package, _, name = module.rpartition(".")
         assert f"def {function}(" in (folder(package) / f"{name}.py").read_text()
+
+
+def test_the_version_is_said_in_one_place() -> None:
+    version = (ROOT / "native" / "VERSION").read_text().strip()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    assert SETUPTOOLS["dynamic"]["version"] == {"file": "native/VERSION"}
+    assert "version" not in PROJECT["project"]
+    assert "VERSION ${PTQ_VERSION}" in (ROOT / "native" / "CMakeLists.txt").read_text()
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.skipif(
+    shutil.which("git") is None or not (ROOT / ".git").exists(), reason="no checkout by git"
+)
+def test_a_source_distribution_builds_from_a_clean_tree_and_is_complete(tmp_path: Path) -> None:
+    """It holds all that building and using the package takes, and nothing generated."""
+    clean = tmp_path / "clean"
+    for name in git("ls-files", "--cached", "--others", "--exclude-standard").splitlines():
+        if (ROOT / name).exists() and not name.startswith("tests/data/"):
+            (clean / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, clean / name)
+    code = f"from setuptools import build_meta; print(build_meta.build_sdist({str(tmp_path)!r}))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=clean, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    archive = tmp_path / done.stdout.split()[-1]
+    version = (ROOT / "native" / "VERSION").read_text().strip()
+    assert archive.name == f"ptq_opt-{version}.tar.gz"
+    with tarfile.open(archive) as tar:
+        held = {name.partition("/")[2] for name in tar.getnames()}
+    code_files = {
+        str(file.relative_to(clean))
+        for layer in ("ir", "passes", "native", "tools")
+        for file in (clean / layer).rglob("*")
+        if file.is_file() and file.name not in ("README.md", ".clang-format")
+    }
+    assert sorted(code_files - held) == []
+    assert {"LICENSE", "README.md", "pyproject.toml"} <= held
+    assert not any(name.endswith((".so", ".o", ".pyc")) for name in held)

@@ -35,6 +35,7 @@ from .report import Decision, Fidelity, OutputFidelity, Report, conversions, wei
 
 if TYPE_CHECKING:
     import onnx
+    from rich.console import RenderableType
 
 log = logging.getLogger("ptq_opt")
 
@@ -59,9 +60,9 @@ MADE_UP = 16
 """Random samples when there is no data: more would not make their ranges any truer."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Result:
-    """A quantized model.
+    """A quantized model; shows its report, in a notebook too.
 
     Attributes:
         graph: the model as a graph.
@@ -79,6 +80,22 @@ class Result:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a file."""
         save(self.graph, path)
+
+    def __rich__(self) -> RenderableType:
+        """The report's end table."""
+        return self.report.__rich__()
+
+    def __str__(self) -> str:
+        """The report's end table as plain text."""
+        return str(self.report)
+
+    def __repr__(self) -> str:
+        """One line."""
+        return repr(self.report).replace("<Report of", "<Result:")
+
+    def _repr_html_(self) -> str:
+        """The report in a notebook."""
+        return self.report._repr_html_()
 
 
 @dataclass(frozen=True)

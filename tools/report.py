@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -138,7 +139,7 @@ class Conversions:
     requantize: int = 0
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """What `quantize` did; prints as a table.
 
@@ -223,6 +224,22 @@ class Report:
         with console.capture() as capture:
             console.print(self)
         return capture.get()
+
+    def __repr__(self) -> str:
+        """One line: what, for whom, how much in integers, how near."""
+        counts = self.counts().values()
+        told = [f"{sum(n for n, _ in counts)} of {sum(n for _, n in counts)} operators in integers"]
+        told.append("{:.2f} -> {:.2f} MB".format(*(size / 1e6 for size in self.weight_bytes)))
+        worst = [o.sqnr_db for o in self.fidelity.outputs if o.sqnr_db is not None]
+        told += [f"{min(worst):.1f} dB"] if worst else []
+        return f"<Report of {self.model} for {self.target}: {', '.join(told)}>"
+
+    def _repr_html_(self) -> str:
+        """The end table in a notebook, in its own colours."""
+        console = Console(width=WIDTH, record=True, file=io.StringIO(), force_jupyter=False)
+        console.print(self)
+        page = '<pre style="line-height:normal; overflow-x:auto">{code}</pre>'
+        return console.export_html(inline_styles=True, code_format=page)
 
 
 def weight_bytes(graph: Graph) -> int:

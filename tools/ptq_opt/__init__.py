@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ptq_opt.tools.api import Result, quantize
     from ptq_opt.tools.report import Report
 
+    __version__: str
+
 __all__ = [
     "DataError",
     "Graph",
@@ -55,6 +57,10 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"ptq_opt.{name}")
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("ptq-opt")
     raise AttributeError(f"module 'ptq_opt' has no attribute '{name}'")
 
 

@@ -31,7 +31,7 @@ CAUSES = (
     ("", ROUNDED_WEIGHTS, "ONNX Runtime rounds weights that the model leaves in float"),
     ("softmax", "QLinearSoftmax", "ONNX Runtime multiplies with 1 / step as a whole number"),
     ("add", "QLinearAdd", "order of three additions in float32: ties"),
-    ("resize", "", "rounded to the operand's grid first, ties up, with weights of 1/2048"),
+    ("resize", "", "weights of 1/2048; reals in float32, then divided by the step: ties"),
     ("block_gemm", "", "order of the sums in float32: ties"),
     ("", "in float", "reals in float32, then divided by the step: ties"),
 )

@@ -12,6 +12,7 @@ static void release_phase(ptq_phase *p) {
   free(p->runs);
   free(p->sums);
   free(p->places);
+  free(p->starts);
   free(p->bias);
 }
 
@@ -234,7 +235,8 @@ ptq_status ptq_prepare_conv(const ptq_build *build, ptq_node *node) {
       (size_t)(c->phase_count * c->groups) * (size_t)(c->group_weights + 4 * c->group_parameters);
   for (int32_t i = 0; c->short_sums && !c->depthwise && i < c->phase_count; i++)
     node->state_bytes += (size_t)(c->groups * c->panel_count * c->phases[i].taps) *
-                         (sizeof(ptq_run) + (size_t)c->steps * sizeof(int32_t));
+                             (sizeof(ptq_run) + (size_t)c->steps * sizeof(int32_t)) +
+                         (size_t)c->phases[i].sum_count * PTQ_SUM_LANES * sizeof(int16_t);
   for (int32_t i = 0; i < c->phase_count; i++)
     for (int32_t t = 0; t < c->phases[i].taps; t++)
       if (c->phases[i].place[t] >= 0)

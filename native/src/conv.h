@@ -10,7 +10,7 @@
 #include "lut.h"
 #include "requant.h"
 
-enum { PTQ_MAX_BLOCK_ROWS = 32, PTQ_MAX_WIDTH = 64, PTQ_SUMS_WIDTH = 32, PTQ_ROUND_PAIRS = 5 };
+enum { PTQ_MAX_BLOCK_ROWS = 32, PTQ_MAX_WIDTH = 64, PTQ_SUMS_WIDTH = 32, PTQ_ROUND_PAIRS = 5, PTQ_LONG_SUM = 6, PTQ_SUM_LANES = 32 };
 
 typedef struct {
   int32_t first;     /* first channel within the group */
@@ -20,11 +20,12 @@ typedef struct {
   int64_t parameter; /* offset within the group's bias and multipliers */
 } ptq_panel;
 
-/* The steps of one tap in one panel, in the order of their packed weights. With any inputs, the
- * sums of two `pairs` steps fit 16 bits together, those of a `singles` step by itself, of others
- * not. */
+/* The steps of one tap in one panel, in the order of their packed weights: so many sums of
+ * PTQ_LONG_SUM steps, of two (`pairs`) and of one (`singles`) that stay within 16 bits for all
+ * inputs, and steps that may leave them (`wide`). Long sums have starts, from row `start` on. */
 typedef struct {
-  int32_t pairs, singles, wide;
+  int32_t longs, pairs, singles, wide;
+  int64_t start;
 } ptq_run;
 
 /* The taps of one panel of a depthwise layer, gathered into sums of 16 bits (depthwise_sums.c). A
@@ -52,7 +53,9 @@ typedef struct {
   int8_t *weights; /* [groups][group_weights] */
   ptq_run *runs;   /* [groups][panels][taps], for kernels that sum in 16 bits */
   int32_t *places; /* [groups][panels][taps][steps]: which input bytes each packed step reads */
-  ptq_sums *sums;  /* [panels] of depthwise layers, likewise */
+  int16_t *starts; /* [sum_count][PTQ_SUM_LANES], taken off the bias */
+  int64_t sum_count;
+  ptq_sums *sums; /* [panels] of depthwise layers, likewise */
   int32_t *bias;   /* [groups][group_channels]: bias - x zero point * sum of weights */
 } ptq_phase;
 

@@ -23,7 +23,7 @@ PTQ_INLINE PTQ_256 void depthwise_256(const ptq_conv *c, const ptq_phase *p, con
   const int64_t pixel = c->out_channels * (int64_t)c->out_element;
   for (int32_t i = 0; i < count; i++, y += pixel) {
     __m256i acc[4], x[4], quad[4];
-    start(c, p->bias + panel->parameter, 4, acc);
+    start(e.direct, p->bias + panel->parameter, 4, acc);
     const int8_t *w = p->weights + panel->weights;
     for (int32_t t = 0; t < p->taps; t += 4, w += 128) {
       for (int32_t j = 0; j < 4; j++) { /* missing taps have zero weights: any pixel will do */

@@ -63,7 +63,7 @@ PTQ_256 void ptq_depthwise_avx2(const ptq_conv *c, const ptq_phase *p, const ptq
     const uint8_t *const *at = taps;
     const int8_t *w = s.weights;
     __m256i acc[4];
-    start(c, p->bias + panel->parameter, 4, acc);
+    start(e.direct, p->bias + panel->parameter, 4, acc);
     for (int32_t k = 0; k < s.rounds; k++, at += 10, w += 10 * WIDTH) {
       if (s.single)
         add_round(at, x, w, NULL, true, acc);

@@ -112,6 +112,7 @@ static void release(void *block) {
   free(s->conv.multiplier);
   free(s->phase.runs);
   free(s->phase.places);
+  free(s->phase.starts);
   free(s);
 }
 

@@ -2,38 +2,69 @@
 #include "requant.h"
 #include "versions.h"
 
-enum { ONE = 2048 }; /* the unit of the weights */
+enum { ONE = 2048, FRACTION = 22 }; /* the unit of the weights; bits of two of them multiplied */
+
+/* From sums with FRACTION bits to the output's grid. */
+typedef struct {
+  ptq_requant mode;
+  ptq_multiplier multiplier;
+  int32_t in_zero, out_zero;
+} grid_change;
+
+typedef void blend_fn(const grid_change *g, uint8_t *y, const uint8_t *const corner[4],
+                      const int32_t w[4], int64_t n);
 
 typedef struct {
   int32_t in[3], out[3];
   int64_t channels;
   bool linear;
   const int32_t *low[3], *high[3], *weight[3];
-  uint8_t table[256]; /* to the output's grid */
-  void (*blend)(uint8_t *y, const uint8_t *const corner[4], const int32_t w[4], int64_t n);
+  uint8_t table[256]; /* to the output's grid, for copies */
+  grid_change grid;
+  blend_fn *blend;
   int32_t tables[];
 } state;
 
-/* Weights of two dimensions multiply to units of 2^-22; with 8-bit values this fits 31 bits. */
-PTQ_INLINE void blend_body(uint8_t *restrict y, const uint8_t *const corner[4], const int32_t w[4],
-                           int64_t n) {
+PTQ_INLINE uint8_t to_grid(const grid_change *g, int64_t sum) {
+  return (uint8_t)(g->out_zero + ptq_requantize(g->mode, sum - ((int64_t)g->in_zero << FRACTION),
+                                                g->multiplier, -g->out_zero, 255 - g->out_zero));
+}
+
+/* With 8-bit values the sum fits 31 bits. */
+PTQ_INLINE void blend_body(const grid_change *g, uint8_t *restrict y,
+                           const uint8_t *const corner[4], const int32_t w[4], int64_t n) {
   const uint8_t *restrict a = corner[0], *restrict b = corner[1];
   const uint8_t *restrict c = corner[2], *restrict d = corner[3];
   const int32_t wa = w[0], wb = w[1], wc = w[2], wd = w[3];
-  for (int64_t i = 0; i < n; i++)
-    y[i] = (uint8_t)((a[i] * wa + b[i] * wb + c[i] * wc + d[i] * wd + (1 << 21)) >> 22);
+  const int32_t from = g->in_zero << FRACTION, to = g->out_zero;
+  const float m = g->multiplier.real;
+  for (int64_t i = 0; i < n; i++) {
+    const int32_t sum = a[i] * wa + b[i] * wb + c[i] * wc + d[i] * wd;
+    y[i] = (uint8_t)(to + ptq_requant_float(sum - from, m, -to, 255 - to));
+  }
 }
 
-PTQ_VERSIONS(blend, (uint8_t *y, const uint8_t *const corner[4], const int32_t w[4], int64_t n),
-             (y, corner, w, n))
+PTQ_VERSIONS(blend,
+             (const grid_change *g, uint8_t *y, const uint8_t *const corner[4], const int32_t w[4],
+              int64_t n),
+             (g, y, corner, w, n))
 
-/* Eight corners of three dimensions, in 64 bits. */
-static void blend_volume(uint8_t *y, const uint8_t *const corner[8], const int64_t w[8],
-                         int64_t n) {
+static void blend_rounded(const grid_change *g, uint8_t *y, const uint8_t *const corner[4],
+                          const int32_t w[4], int64_t n) {
   for (int64_t i = 0; i < n; i++) {
-    int64_t sum = (int64_t)1 << 32;
+    int64_t sum = 0;
+    for (int32_t j = 0; j < 4; j++) sum += (int64_t)corner[j][i] * w[j];
+    y[i] = to_grid(g, sum);
+  }
+}
+
+/* Eight corners of three dimensions, in 64 bits; the third weight's bits are rounded away first. */
+static void blend_volume(const grid_change *g, uint8_t *y, const uint8_t *const corner[8],
+                         const int64_t w[8], int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    int64_t sum = ONE / 2;
     for (int32_t j = 0; j < 8; j++) sum += corner[j][i] * w[j];
-    y[i] = (uint8_t)(sum >> 33);
+    y[i] = to_grid(g, sum / ONE);
   }
 }
 
@@ -56,9 +87,9 @@ static void resize_pixel(const state *s, const uint8_t *x, const int64_t at[3], 
   } else if (s->weight[0][at[0]] == 0) { /* corners 0 to 3 carry a factor of ONE */
     int32_t flat[4];
     for (int32_t j = 0; j < 4; j++) flat[j] = (int32_t)(weight[j] / ONE);
-    s->blend(y, corner, flat, s->channels);
+    s->blend(&s->grid, y, corner, flat, s->channels);
   } else {
-    blend_volume(y, corner, weight, s->channels);
+    blend_volume(&s->grid, y, corner, weight, s->channels);
   }
 }
 
@@ -72,8 +103,8 @@ static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *c
     const uint8_t *x = in[0] + row / s->out[1] / s->out[0] * image;
     uint8_t *y = out[0] + row * s->out[2] * s->channels;
     for (at[2] = 0; at[2] < s->out[2]; at[2]++) resize_pixel(s, x, at, y + at[2] * s->channels);
-    if (node->in[0]->scale == node->out[0]->scale &&
-        node->in[0]->zero_point == node->out[0]->zero_point)
+    if (s->linear || (node->in[0]->scale == node->out[0]->scale &&
+                      node->in[0]->zero_point == node->out[0]->zero_point))
       continue;
     for (int64_t i = 0; i < s->out[2] * s->channels; i++) y[i] = s->table[y[i]];
   }
@@ -125,7 +156,12 @@ ptq_status ptq_prepare_resize(const ptq_build *build, ptq_node *node) {
   if (status != PTQ_OK) return status;
   s->channels = x->dims[n + 1];
   s->linear = node->attr[1] != 0;
-  s->blend = PTQ_SELECT(build, blend);
+  s->blend = build->requant == PTQ_REQUANT_FLOAT ? PTQ_SELECT(build, blend) : blend_rounded;
+  s->grid = (grid_change){
+      .mode = build->requant,
+      .multiplier = ptq_make_multiplier(build->requant, ldexpf(x->scale / y->scale, -FRACTION)),
+      .in_zero = x->zero_point,
+      .out_zero = y->zero_point};
   ptq_grid_table(build->requant, x, y, s->table);
   node->tasks = (int64_t)y->dims[0] * s->out[0] * s->out[1];
   node->work = (double)y->count * (s->linear ? 4 : 1);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -239,6 +240,49 @@ def test_one_program_in_several_threads(quantized: Any) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_other_threads_run_meanwhile(quantized: Any) -> None:
+    """Python goes on elsewhere during a run; seen once is enough, any one run may be too short."""
+    program = native.compile(quantized("classifier", QuantFormat.QDQ), isa="scalar")
+    feeds = {"x": np.zeros((1, 3, 17, 18), np.float32)}
+    seen, interval = False, sys.getswitchinterval()
+    sys.setswitchinterval(60)  # nobody is interrupted: who runs must let go by itself
+    try:
+        for _ in range(1000):
+            started, done = threading.Event(), threading.Event()
+
+            def work(started: threading.Event = started, done: threading.Event = done) -> None:
+                started.set()
+                program.run(feeds)
+                done.set()
+
+            thread = threading.Thread(target=work)
+            thread.start()
+            started.wait()
+            seen = not done.is_set()
+            thread.join()
+            if seen:
+                break
+    finally:
+        sys.setswitchinterval(interval)
+    assert seen
+
+
+@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize("axis", [1, -1])
+def test_arg_max_is_an_operator_of_ours(axis: int, last: int) -> None:
+    """From integers to indices; the first or the last of equal ones, which rounding makes many."""
+    model = parser.parse_model(
+        HEADER + "main (float[2,9,5] x) => (int64[m,n,o] y) <float s = {0.5}, uint8 z = {128}> {"
+        "  q = QuantizeLinear(x, s, z)\n  d = DequantizeLinear(q, s, z)\n"
+        f"  y = ArgMax<axis={axis}, select_last_index={last}>(d)\n}}"
+    )
+    x = np.random.default_rng(5).standard_normal((2, 9, 5)).astype(np.float32)
+    program = native.compile(model)
+    assert "arg_max" in [op.op for op in program.profile({"x": x})]
+    want = exact_session(model).run(None, {"x": x})[0]
+    np.testing.assert_array_equal(program.run({"x": x})["y"], want)
 
 
 def test_open_shapes_are_compiled_when_they_come() -> None:

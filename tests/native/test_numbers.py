@@ -287,6 +287,32 @@ def test_mean_and_arg_max() -> None:
     np.testing.assert_array_equal(found[2], 49 - x[:, ::-1].argmax(1))
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("same_grid", [True, False])
+def test_linear_resize_rounds_once(mode: str, n: int, same_grid: bool) -> None:
+    """Its exact sum, in units of 2^-22, is an accumulator like any other."""
+    rng = np.random.default_rng(17)
+    size, out = (3, 4, 5)[:n], (7, 2, 9)[:n]
+    x = integers(rng, Type.U8, (2, *size, 6))
+    model, blended, tables = Model(), x.astype(np.int64), []
+    for axis, (a, b) in enumerate(zip(size, out, strict=True), 1):
+        low, high = rng.integers(0, a, (2, b))
+        weight = rng.integers(0, 2049, b) if axis > n - 2 else rng.choice([0, 700], b)
+        tables += [low, high, weight]
+        upper = weight.reshape([-1 if d == axis else 1 for d in range(n + 2)])
+        blended = blended.take(low, axis) * (2048 - upper) + blended.take(high, axis) * upper
+    scale, zero = (0.5, 40) if same_grid else (0.83, 91)
+    number = model.tensor(Type.U8, x.shape, 0.5, 40, Role.INPUT)
+    y = model.tensor(Type.U8, (2, *out, 6), scale, zero, Role.OUTPUT)
+    table = model.constant(np.concatenate(tables).astype(np.int32))
+    model.op(Kind.RESIZE, [number, table], [y], [n, 1])
+    units = blended * 2048 if n == 1 else (blended + 1024) // 2048 if n == 3 else blended
+    m = np.float32(0.5) / np.float32(scale) / np.float32(1 << 22)
+    want = ref.to_grid(ref.requantize(units - (40 << 22), m, mode), zero, 0, 255)
+    np.testing.assert_array_equal(run(model, x, requantize=mode), want)
+
+
 def test_softmax_is_within_one_step() -> None:
     rng = np.random.default_rng(14)
     x = integers(rng, Type.U8, (5, 300))

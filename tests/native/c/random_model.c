@@ -139,18 +139,22 @@ static int32_t add_image(random_model *m, int32_t dtype, int32_t role, int32_t b
   return add(m, dtype, role, n + 2, dims);
 }
 
-/* Weights around what two or four products may sum to in 16 bits: pairs that reach 128 or -128 and
- * no further, one more than that, and small ones that are far from it. */
+/* Weights around what two, four or twelve products may sum to in 16 bits: pairs that reach 128 or
+ * -128 and no further, one more than that, of one sign around 257 / 12, and small ones that are far
+ * from it. */
 static void random_weights(random_model *m, int32_t id) {
   static const int8_t border[] = {64, 64, 127, 1, -128, 0, -64, -64, 32, 32, -32, 65, -65, 2, -127};
   ptq_tensor *t = &m->tensors[id];
   int8_t *w = constant_data(m, id);
   const int64_t bytes = random_bytes(t);
-  const int32_t style = pick(4), limit = 1 << random_int(3, 6), rare = 1 << random_int(2, 9);
+  const int32_t style = pick(5), limit = 1 << random_int(3, 6), rare = 1 << random_int(2, 9);
+  const int32_t sign = pick(2) ? 1 : -1;
   for (int64_t i = 0; t->dtype == PTQ_S8 && style > 0 && i < bytes; i++) {
     const int odd_one = pick(rare) == 0;
     if (style == 1 || (style == 2 && odd_one))
       w[i] = border[pick(15)];
+    else if (style == 4)
+      w[i] = (int8_t)(sign * random_int(19, 22));
     else
       w[i] = (int8_t)(style == 3 && odd_one ? w[i] : random_int(-limit, limit));
   }

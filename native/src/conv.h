@@ -10,7 +10,14 @@
 #include "lut.h"
 #include "requant.h"
 
-enum { PTQ_MAX_BLOCK_ROWS = 32, PTQ_MAX_WIDTH = 64, PTQ_SUMS_WIDTH = 32, PTQ_ROUND_PAIRS = 5, PTQ_LONG_SUM = 6, PTQ_SUM_LANES = 32 };
+enum {
+  PTQ_MAX_BLOCK_ROWS = 32,
+  PTQ_MAX_WIDTH = 64,
+  PTQ_SUMS_WIDTH = 32,
+  PTQ_ROUND_PAIRS = 5,
+  PTQ_LONG_SUM = 6,
+  PTQ_SUM_LANES = 32
+};
 
 typedef struct {
   int32_t first;     /* first channel within the group */
@@ -56,7 +63,7 @@ typedef struct {
   int16_t *starts; /* [sum_count][PTQ_SUM_LANES], taken off the bias */
   int64_t sum_count;
   ptq_sums *sums; /* [panels] of depthwise layers, likewise */
-  int32_t *bias;   /* [groups][group_channels]: bias - x zero point * sum of weights */
+  int32_t *bias;  /* [groups][group_channels]: bias - x zero point * sum of weights */
 } ptq_phase;
 
 typedef struct {

@@ -112,8 +112,7 @@ PTQ_INLINE PTQ_256 __m256 nearest(__m256 f) {
 
 /* What accumulators start with: the bias, unless the plain epilogue adds it. */
 PTQ_INLINE PTQ_256 void start(bool direct, const int32_t *bias, const int n, __m256i *acc) {
-  for (int j = 0; j < n; j++)
-    acc[j] = direct ? load256(bias + 8 * j) : _mm256_setzero_si256();
+  for (int j = 0; j < n; j++) acc[j] = direct ? load256(bias + 8 * j) : _mm256_setzero_si256();
 }
 
 /* One pixel; y and r at the group's first channel. */

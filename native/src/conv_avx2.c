@@ -21,8 +21,7 @@ PTQ_INLINE PTQ_256 __m256i broadcast4(const uint8_t *x) {
 /* The parts of one tap, for `m` pixels; m is a literal at every call. Weights are left behind what
  * they used. */
 PTQ_INLINE PTQ_256 const int8_t *sum_long(const uint8_t *const *x, const int m, const int8_t *w,
-                                          const int32_t *place,
-                                          const int16_t *start, int32_t count,
+                                          const int32_t *place, const int16_t *start, int32_t count,
                                           __m256i acc[ROWS][2]) {
   const __m256i ones = _mm256_set1_epi16(1);
   for (int32_t s = 0; s < count; s++, start += PTQ_SUM_LANES) {

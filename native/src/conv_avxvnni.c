@@ -26,7 +26,8 @@ PTQ_INLINE PTQ_256 void tile(const epilogue_256 *e, const ptq_conv *c, const ptq
   const int8_t *w = p->weights + group * c->group_weights + panel->weights;
   const int64_t bytes = 4 * (int64_t)c->steps;
   __m256i acc[ROWS][2];
-  _Pragma("GCC unroll 8") for (int i = 0; i < m; i++) start(e->direct, p->bias + parameter, 2, acc[i]);
+  _Pragma("GCC unroll 8") for (int i = 0; i < m; i++)
+      start(e->direct, p->bias + parameter, 2, acc[i]);
   for (int32_t t = 0; t < p->taps; t++, rows += c->block_rows)
     for (int64_t k = 0; k < bytes; k += 4, w += 64) {
       const __m256i w0 = load256(w), w1 = load256(w + 32);

@@ -69,8 +69,9 @@ static void start_of(const work *s, int16_t start[LANES]) {
       low += 255 * s->reach[s->order[j]].low[i];
       high += 255 * s->reach[s->order[j]].high[i];
     }
-    start[i] =
-        (int16_t)(low < INT16_MIN ? INT16_MIN - low : high > INT16_MAX ? INT16_MAX - high : 0);
+    start[i] = (int16_t)(low < INT16_MIN    ? INT16_MIN - low
+                         : high > INT16_MAX ? INT16_MAX - high
+                                            : 0);
   }
 }
 
@@ -156,12 +157,11 @@ static void order_phase(const ptq_conv *c, ptq_phase *p, work *s) {
     ptq_run *run = &p->runs[i];
     s->order = p->places + i * c->steps;
     run->start = (starts - p->starts) / LANES;
-    order_tap(s,
-              p->weights + group * c->group_weights + panel->weights +
-                  i % p->taps * c->steps * LANES * 2,
-              run, starts);
-    move_starts(starts, run->longs,
-                p->bias + group * c->group_parameters + panel->parameter);
+    order_tap(
+        s,
+        p->weights + group * c->group_weights + panel->weights + i % p->taps * c->steps * LANES * 2,
+        run, starts);
+    move_starts(starts, run->longs, p->bias + group * c->group_parameters + panel->parameter);
     starts += LANES * run->longs;
   }
   p->sum_count = (starts - p->starts) / LANES;

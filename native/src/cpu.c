@@ -1,7 +1,11 @@
 /* Which instruction sets this machine and its operating system allow. */
 #include "internal.h"
 
-#if PTQ_X86
+#ifdef PTQ_EMULATE
+int32_t ptq_best_isa(void) { return PTQ_ISA_AMX; }
+bool ptq_have_vbmi(void) { return true; }
+bool ptq_have_isa(int32_t isa) { return isa <= PTQ_ISA_AMX; }
+#elif PTQ_X86
 #include <cpuid.h>
 #ifdef __linux__
 #include <sys/syscall.h>
@@ -55,15 +59,9 @@ static machine detect(void) {
   return m;
 }
 
-#ifdef PTQ_EMULATE
-int32_t ptq_best_isa(void) { return PTQ_ISA_AMX; }
-bool ptq_have_isa(int32_t isa) { return isa <= PTQ_ISA_AMX; }
-#else
 int32_t ptq_best_isa(void) { return detect().best; }
-#endif
 bool ptq_have_vbmi(void) { return detect().vbmi; }
 
-#ifndef PTQ_EMULATE
 bool ptq_have_isa(int32_t isa) {
   /* The order is one of preference, not of inclusion: AVX-VNNI may be absent below AVX-512. */
   if (isa != PTQ_ISA_AVXVNNI) return isa <= (int32_t)detect().best;
@@ -71,7 +69,6 @@ bool ptq_have_isa(int32_t isa) {
   return detect().best >= PTQ_ISA_AVXVNNI && __get_cpuid_count(7, 0, &a, &b, &c, &d) && a >= 1 &&
          __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
 }
-#endif
 #else
 int32_t ptq_best_isa(void) { return PTQ_ISA_SCALAR; }
 bool ptq_have_vbmi(void) { return false; }

@@ -1,6 +1,6 @@
 /* Included before everything else, this lets the kernels of processors that this machine is not
  * run on it: every function is compiled for the command line's target, and the missing
- * instructions are C. Needs a machine with AVX512-VNNI and AVX512-VBMI. */
+ * instructions are C. Needs a machine with AVX512-VNNI and AVX512-VBMI, or emulate512.h first. */
 #ifndef EMULATE_H
 #define EMULATE_H
 

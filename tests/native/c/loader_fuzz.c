@@ -1,6 +1,7 @@
 /* Whatever bytes come, loading and running a model must not touch memory it does not own.
  * With libFuzzer: -fsanitize=fuzzer,address -DWITH_LIBFUZZER. Alone: loader_fuzz [cases] [seed]
- * damages serialized random models. */
+ * damages serialized random models; loader_fuzz CASES SEED FOLDER writes sound ones, to start
+ * libFuzzer with. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,6 +100,13 @@ static void damage(uint8_t *bytes, size_t *size, size_t structure) {
   }
 }
 
+static void write_file(const char *folder, long number, const uint8_t *bytes, size_t size) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/%ld", folder, number);
+  FILE *file = fopen(path, "wb");
+  if (!file || fwrite(bytes, 1, size, file) != size || fclose(file)) abort();
+}
+
 int main(int argc, char **argv) {
   long count = argc > 1 ? atol(argv[1]) : 10000;
   uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
@@ -109,7 +117,10 @@ int main(int argc, char **argv) {
     uint8_t *bytes = malloc((size_t)m.model.data_size + 8192);
     if (!bytes) abort();
     size_t size = serialize(&m.model, bytes);
-    if (random_int(0, 19)) damage(bytes, &size, size - (size_t)m.model.data_size);
+    if (argc > 3)
+      write_file(argv[3], i, bytes, size);
+    else if (random_int(0, 19))
+      damage(bytes, &size, size - (size_t)m.model.data_size);
     LLVMFuzzerTestOneInput(bytes, size);
     free(bytes);
     free(m.data);

@@ -52,7 +52,11 @@ class Plan(Pass):
             clear(graph)
             return tell(weights_only(graph, context), graph, context)
         found, spans = self.places(graph, context)
-        settle(found, context.placement or solve(found.problem))
+        choice = context.placement or solve(found.problem)
+        settle(found, choice)
+        choices = {"placed": choice, "all in integers": found.most, "all in float": found.least}
+        times = {name: found.problem.cost(each) / 1e3 for name, each in choices.items()}
+        context.results["predicted_us"] = {k: us for k, us in times.items() if np.isfinite(us)}
         annotate(found.units, spans, context.target)
         tell(found.units, graph, context)
 

@@ -1,5 +1,6 @@
 """pyproject.toml names every package there is and ships the data the code reads."""
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -44,9 +45,26 @@ def test_data_is_shipped() -> None:
         for pattern in patterns
         for file in folder(package).glob(pattern)
     }
-    for pattern in ("ir/targets/*", "native/include/ptq/*.h", "native/src/*", "tools/**/py.typed"):
-        for file in ROOT.glob(pattern):
+    patterns = ["ir/targets/*", "native/include/ptq/*.h", "native/src/*", "tools/**/py.typed"]
+    patterns += ["tools/pages/assets/**/*.*", "tools/pages/assets/vendor/NOTICE"]
+    for pattern in patterns:
+        files = list(ROOT.glob(pattern))
+        assert files, pattern
+        for file in files:
             assert file in shipped, file.relative_to(ROOT)
+
+
+def test_bundled_scripts_are_as_published_with_their_licences() -> None:
+    """But for the comments that name other files."""
+    folder = ROOT / "tools/pages/assets/vendor"
+    notice = (folder / "NOTICE").read_text(encoding="utf-8")
+    for name, digest in (
+        ("d3.min.js", "912111098ea99503a6f4967361d2bbdc9dbf58cf9c678c8e27e5b02d1a07f0c1"),
+        ("dagre.min.js", "2a3aee60b1ee1f12f51354acfb9e6a94e5ec350eabba57e9c4427dab5a10386c"),
+    ):
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+        assert name in notice
+    assert "ISC" in notice and "MIT" in notice
 
 
 def test_every_script_exists() -> None:

@@ -31,7 +31,9 @@ from .asked import Asked
 from .checks import check_patterns, check_source
 from .cluster import working
 from .fidelity import Reference
+from .graph_view import GraphView
 from .report import Decision, Fidelity, OutputFidelity, Report, conversions, weight_bytes
+from .timing import timing
 
 if TYPE_CHECKING:
     import onnx
@@ -148,6 +150,7 @@ def quantize(
     min_sqnr: float | None = None,
     seed: int = 0,
     threads: int = 0,
+    time_result: bool = False,
     workers: int = 1,
     cluster: str | None = None,
     work: str | os.PathLike[str] | None = None,
@@ -187,6 +190,8 @@ def quantize(
             samples held back; 0 for none. Left out: 10 for the default pipeline, none for others.
         seed: of every random choice.
         threads: of one operator when samples are run; 0 for one per core.
+        time_result: time the result and the float model for the report, where the target's engine
+            is installed.
         workers: processes on this machine that share samples, operators and trials.
         cluster: the same by Dask: "tcp://host:port" of a scheduler, or "local:N".
         work: folder that keeps finished results, so that a run that was stopped goes on.
@@ -254,10 +259,14 @@ def quantize(
         with progress("compare with float", None):
             none = Fidelity(missing="there are no samples")
             report.fidelity = reference.compare(graph) if reference else none
+        if time_result:
+            with progress("time the result", None):
+                feeds = next(iter(reference.judge)) if reference else None
+                report.timing = timing(source, graph, goal, feeds)
     report.decisions = [Decision(**entry) for entry in context.results.get("plan", ())]
-    for topic in ("sensitivity", "islands", "bits"):
+    for topic in ("sensitivity", "islands", "bits", "predicted_us"):
         setattr(report, topic, context.results.get(topic, {}))
-    report.conversions = conversions(graph)
+    report.graph, report.conversions = GraphView.of(graph), conversions(graph)
     report.weight_bytes, report.nodes = (size, weight_bytes(graph)), (nodes, len(graph))
     report.warnings = _warnings(report, graph, context.exclude, made_up=data is None)
     report.warnings += context.results.get("calibrate", {}).get("not_finite", [])

@@ -23,6 +23,7 @@ from ..ir.target import DEFAULT as DEFAULT_TARGET
 from ..passes import Instruments, Pass, Pipeline
 from ..passes.base import no_progress
 from ..passes.registry import DATA_FREE, DEFAULT, nearest
+from . import pages
 from .config import read_config
 from .files import check_writable, write_text
 from .report import Report
@@ -74,6 +75,7 @@ class Options:
     exclude: tuple[str, ...]
     exclude_op: tuple[str, ...]
     json: Path | None
+    report: tuple[Path, ...]
     verify: Literal["none", "structure", "numerics"]
     print_before: tuple[str, ...]
     print_after: tuple[str, ...]
@@ -187,6 +189,9 @@ class Command(click.Command):
 @click.option("--exclude-op", metavar="TYPE", multiple=True, help="Keep an operator in float.")
 @click.option("--json", type=FILE, help="Write the report here.")
 @click.option(
+    "--report", type=FILE, multiple=True, help="Write it as a page (.html), or for reviews (.md)."
+)
+@click.option(
     "--config",
     type=EXISTING,
     is_eager=True,
@@ -244,6 +249,8 @@ def run(options: Options) -> None:
     for path in (output, options.json):
         if path is not None:
             check_writable(path)
+    for path in options.report:
+        pages.check(path)
     _quantize(dataclasses.replace(options, output=output), pipeline, output)
 
 
@@ -275,6 +282,7 @@ def _quantize(options: Options, pipeline: Pipeline, output: Path) -> None:
             max_drop=options.max_drop,
             lower_is_better=options.lower_is_better,
             min_sqnr=options.min_sqnr,
+            time_result=bool(options.report),
             instruments=_instruments(options, pipeline, errors),
             progress=progress,
         )
@@ -283,6 +291,8 @@ def _quantize(options: Options, pipeline: Pipeline, output: Path) -> None:
         result.save(output)
     if options.json is not None:
         write_text(options.json, json.dumps(result.report.as_dict(), indent=1) + "\n")
+    for path in options.report:
+        result.report.save(path)
     if not options.quiet:
         _show(options, result.report, output)
 
@@ -318,7 +328,8 @@ def _show(options: Options, report: Report, output: Path) -> None:
         console.print(render.times(report))
     if options.stats:
         console.print(render.statistics(report))
-    for title, line in (*render.hints(report), ("Written", str(output))):
+    written = [("Written", str(path)) for path in (output, *options.report)]
+    for title, line in (*render.hints(report), *written):
         console.print(Text(f"\n{title}", style="bold"))
         console.print(Text(f"  {line}"), soft_wrap=True)
 

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..ir import DType, Graph, ModelError, Node, Value
+from ..ir import Graph, ModelError, Node, Value
 from ..ir.clone import clone
 from ..ir.evaluate import MOST_DECIBEL, Runner, decibel
 from ..ir.reach import out_of_reach
@@ -20,6 +20,7 @@ from ..ir.samples import Samples
 from ..ir.tensor import Array
 from ..passes.measures import squared
 from ..passes.units import DATA_INPUTS
+from .distribution import Distribution
 from .report import Fidelity, LayerFidelity, OutputFidelity
 
 LAYER_SAMPLES = 4
@@ -84,42 +85,6 @@ class Tally(Noise):
             self.equal += int(np.sum(original == found))
         if self.is_float:
             super().add(original, found)
-
-
-@dataclass
-class Clips:
-    """Counts the elements of a float tensor that lie beyond the ends of a grid.
-
-    What is within half a step of an end is rounded to it and not clipped.
-    """
-
-    low: float
-    high: float
-    beyond: int = 0
-    size: int = 0
-
-    def add(self, original: Array) -> None:
-        """Take in one tensor."""
-        self.beyond += int(np.sum((original < self.low) | (original > self.high)))
-        self.size += original.size
-
-    @property
-    def share(self) -> float:
-        """Of all elements, 0 to 1."""
-        return self.beyond / max(self.size, 1)
-
-
-def grid_of(dequantized: Value) -> tuple[float, float]:
-    """The smallest and the largest real that rounds to the grid behind a DequantizeLinear."""
-    node = dequantized.producer
-    assert node is not None
-    scale, zero = node.inputs[1], node.input(2)
-    assert scale is not None
-    stored = zero if zero is not None else node.inputs[0]
-    low, high = ((stored and stored.dtype) or DType.UINT8).integer_range
-    point = zero.numpy().astype(np.int64) if zero is not None else np.int64(0)
-    step = scale.numpy().astype(np.float64)
-    return float(np.min((low - 0.5 - point) * step)), float(np.max((high + 0.5 - point) * step))
 
 
 class Reference:
@@ -226,21 +191,22 @@ class Reference:
         expected = [runner.run(feeds) for feeds in judge]
         runner = sampling(graph, list(pairs.values()))  # and the memory of the first is free
         noises = {value: Noise() for value in pairs}
-        clips = {value: Clips(*grid_of(stored)) for value, stored in pairs.items()}
         for originals, feeds in zip(expected, judge, strict=True):
             for noise, a, b in zip(noises.values(), originals, runner.run(feeds), strict=True):
                 noise.add(a, b)
-            for clip, a in zip(clips.values(), originals, strict=True):
-                clip.add(a)
         noises = {value: noise for value, noise in noises.items() if noise.fits}
-        for value, noise in noises.items():
+        for k, value in enumerate(pairs):
+            if value not in noises:
+                continue
             before = [noises[v].db for v in _measured_before(value, noises)]
-            db, before_db = noise.db, min(before, default=MOST_DECIBEL)
+            db, before_db = noises[value].db, min(before, default=MOST_DECIBEL)
             added = 10 ** (-db / 10) - 10 ** (-before_db / 10)
             tensor = value.origin or value.name
-            node = layer_of(value, noises).label
-            clipped = clips[value].share
-            yield LayerFidelity(node, tensor, db, before_db, max(added, 0.0), clipped)
+            dequantize = pairs[value].producer
+            assert dequantize is not None
+            values = Distribution.of([arrays[k] for arrays in expected], dequantize)
+            label = layer_of(value, noises).label
+            yield LayerFidelity(label, tensor, db, before_db, max(added, 0.0), values)
 
 
 def variation(arrays: Sequence[Array]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -148,10 +148,21 @@ def _outputs(report: Report) -> Parts:
 
 
 def _accuracy(report: Report, count: int) -> Parts:
-    """What was asked, where it was at first, what was done and what it costs."""
     done = report.accuracy
     if not done:
         return
+    yield from _section(f"Held: {done['goal']}", _indented("\n".join(held(done))))
+    table = _table("back to float", "error in integers", "us it costs", right=2)
+    for row in done.get("reverted", ())[:count]:
+        table.add_row(escape(row["node"]), f"{row['loss']:.2e}", f"{row['microseconds']:.1f}")
+    if table.row_count:
+        yield table
+
+
+def held(done: Mapping[str, Any]) -> list[str]:
+    """What became of `Report.accuracy`: where it was at first, what was done and what it costs."""
+    if not done:
+        return []
     if "baseline" in done:
         lines = [
             f"{done['score']:.5g}, {done['baseline']:.5g} in float: it drops by {done['drop']:.3g}"
@@ -172,12 +183,7 @@ def _accuracy(report: Report, count: int) -> Parts:
         )
         if done["timed"]:
             lines.append(f"timed {_three(done['timed'])}")
-    yield from _section(f"Held: {done['goal']}", _indented("\n".join(lines)))
-    table = _table("back to float", "error in integers", "us it costs", right=2)
-    for row in reverted[:count]:
-        table.add_row(escape(row["node"]), f"{row['loss']:.2e}", f"{row['microseconds']:.1f}")
-    if table.row_count:
-        yield table
+    return lines
 
 
 def _three(times: dict[str, float]) -> str:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
 
 from ..ir import Graph, Node, Tensor
 from ..passes import Report as PassReport
+from .distribution import Distribution
+from .graph_view import GraphView
+from .timing import Timing
 
 CLOSE_DB = 20.0
 """Signal to noise ratio of an output that is near enough to go without a warning."""
@@ -88,7 +93,7 @@ class LayerFidelity:
         sqnr_db: as in `OutputFidelity`; errors of all layers before it count.
         before_db: the worst of the tensors it is computed from; 120 when they are exact.
         noise: noise this layer adds, relative to its signal: the difference of the two.
-        clipped: share of the float tensor's elements that its grid does not reach.
+        values: how the tensor lies against its grid; None where that has several scales.
     """
 
     node: str
@@ -96,7 +101,12 @@ class LayerFidelity:
     sqnr_db: float
     before_db: float
     noise: float
-    clipped: float = 0.0
+    values: Distribution | None = None
+
+    @property
+    def clipped(self) -> float:
+        """Share of the float tensor's elements that its grid does not reach."""
+        return self.values.clipped if self.values else 0.0
 
 
 @dataclass(frozen=True)
@@ -158,6 +168,9 @@ class Report:
         sensitivity: errors of single operators, where the pass of this name ran.
         islands: predicted and measured times, where the pass of this name ran.
         bits: the Pareto front, where the pass of this name ran.
+        predicted_us: time of one inference by the costs of the placement, microseconds.
+        timing: what the engine really takes, where that was asked for.
+        graph: the result, for the eye.
         conversions: what is left between float and integers.
         weight_bytes: size of all constants before and after.
         nodes: operators before and after.
@@ -179,6 +192,9 @@ class Report:
     sensitivity: dict[str, Any] = field(default_factory=dict)
     islands: dict[str, Any] = field(default_factory=dict)
     bits: dict[str, Any] = field(default_factory=dict)
+    predicted_us: dict[str, float] = field(default_factory=dict)
+    timing: Timing = field(default_factory=Timing)
+    graph: GraphView = field(default_factory=GraphView)
     conversions: Conversions = field(default_factory=Conversions)
     weight_bytes: tuple[int, int] = (0, 0)
     nodes: tuple[int, int] = (0, 0)
@@ -207,6 +223,15 @@ class Report:
                 reason = decision.reason.removesuffix(f" for {decision.op}")
                 found.setdefault(reason, []).append(decision)
         return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a page (.html), a text for a pull request (.md), or plain data (.json).
+
+        Raises `UsageError` for any other suffix, and where no file can be made.
+        """
+        from .pages import save
+
+        save(self, Path(path))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -5,6 +5,9 @@
 #   make check    linter, formatter, type checker
 #   make bench    measure against other quantizers and engines; ZOO=folder of models, BENCH=more options
 #   make ablation what each technique gains; ZOO=folder of models, ABLATION=more options
+#   make docs     the documentation as a site, in build/site
+#   make integrations   run pages of docs/engines with OpenVINO, TVM, IREE, PyTorch, and install
+#                 the example package; each in an environment of its own, some gigabytes
 #   make clean    remove everything that was built
 
 PYTHON ?= python3
@@ -16,9 +19,16 @@ ABLATION ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.installed-bench
+DOCS_INSTALLED := $(VENV)/.installed-docs
 SOURCES := pyproject.toml $(wildcard tools/ptq_opt/* native/build.py native/ffi.py native/src/*.[ch] native/include/ptq/*.h)
 
-.PHONY: demo test check bench ablation clean
+INTEGRATIONS := openvino tvm iree pytorch
+NEEDS_openvino := openvino
+NEEDS_tvm := apache-tvm
+NEEDS_iree := iree-base-compiler iree-base-runtime
+NEEDS_pytorch := torch onnxscript
+
+.PHONY: demo test check bench ablation docs integrations wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m ptq_opt.tools.demo
@@ -37,6 +47,26 @@ bench: $(BENCH_INSTALLED)
 ablation: $(BENCH_INSTALLED)
 	$(BIN)/python -m ptq_opt.tools.ablation --zoo "$(ZOO)" $(ABLATION)
 
+docs: $(DOCS_INSTALLED)
+	$(BIN)/mkdocs build --strict
+
+integrations: $(INTEGRATIONS:%=integration-%) integration-plugin
+
+integration-%: wheel
+	$(PYTHON) -m venv build/integrations/$*
+	build/integrations/$*/bin/python -m pip install --quiet $(NEEDS_$*) hypothesis pytest build/wheels/*.whl
+	REQUIRE=1 build/integrations/$*/bin/python -m pytest -q tests/test_docs.py -k 'examples_run and $*'
+
+integration-plugin: wheel
+	$(PYTHON) -m venv build/integrations/plugin
+	build/integrations/plugin/bin/python -m pip install --quiet build/wheels/*.whl tests/plugin
+	build/integrations/plugin/bin/ptq-opt --passes=hard-swish --print-pipeline
+	build/integrations/plugin/bin/ptq-opt --list-targets | grep swish-chip
+
+wheel:
+	rm -rf build/wheels
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir build/wheels .
+
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find ir native passes tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -50,4 +80,8 @@ $(INSTALLED): $(SOURCES)
 
 $(BENCH_INSTALLED): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	touch $@
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@

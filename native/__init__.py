@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .profile import OperatorTime
     from .program import Program, compile
+    from .serialized import serialize
 
-__all__ = ["OperatorTime", "Program", "compile"]
-_MODULES = {"OperatorTime": ".profile", "Program": ".program", "compile": ".program"}
+__all__ = ["OperatorTime", "Program", "compile", "serialize"]
+_MODULES = {
+    "OperatorTime": ".profile",
+    "Program": ".program",
+    "compile": ".program",
+    "serialize": ".serialized",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,15 +1,20 @@
 """What docs/ says is so: its examples run, and it leaves no pass, option or key out."""
 
+import importlib.util
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import click
 import numpy as np
 import onnx
+import pass_pages
 import pytest
-from doc_examples import Block, blocks, run
+from doc_examples import FENCED, Block, blocks, run
 from small_model import make_samples, small_model
 
 from ptq_opt.ir import Graph, target
@@ -27,9 +32,11 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
 GRAPHS = [(d, b) for d in DOCS for b in blocks(d) if b.language == "graph"]
-RUNNABLE = ("python", "toml", "sh", "console")
+RUNNABLE = ("python", "toml", "c", "cmake", "sh", "console")
+NEEDS = "needs "
+"""What a block is not run without: a module or a program. It is not a file's name."""
 
 
 def read(name: str) -> str:
@@ -64,12 +71,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "document",
     [d for d in DOCS if any(b.language in RUNNABLE for b in blocks(d))],
-    ids=lambda document: document.name,
+    ids=lambda document: document.stem,
 )
 def test_examples_run(document: Path, folder: Path) -> None:
     """From first to last, Python in one namespace; a block with a title is that file."""
     names: dict[str, object] = {"__name__": "example"}
     for block in blocks(document):
+        if block.title.startswith(NEEDS):
+            require(block.title.removeprefix(NEEDS))
+            block = block._replace(title="")
         if block.language in RUNNABLE and block.title:
             (folder / block.title).write_text(block.text)
         elif block.language == "python":
@@ -77,6 +87,13 @@ def test_examples_run(document: Path, folder: Path) -> None:
             exec(compile(padded, document, "exec"), names)
         elif block.language in ("sh", "console"):
             shell(block, folder)
+
+
+def require(name: str) -> None:
+    """Leave the rest of a page out where a module or a program that it needs is not installed."""
+    if importlib.util.find_spec(name) is None and shutil.which(name) is None:
+        leave = pytest.fail if "REQUIRE" in os.environ else pytest.skip
+        leave(f"{name} is not installed; `make integrations` runs this page with it")
 
 
 def shell(block: Block, folder: Path) -> None:
@@ -130,14 +147,21 @@ def plain(graph: Graph) -> str:
 # -- nothing is left out -------------------------------------------------------------------------
 
 
-def test_every_pass_has_a_section_in_order() -> None:
-    sections = re.findall(r"^## ([\w-]+)$", read("passes.md"), re.M)
-    assert sections == list(BUILTIN)
+def test_every_pass_has_a_page() -> None:
+    pages = {file.stem for file in (ROOT / "docs" / "passes").glob("*.md")}
+    assert pages == {*BUILTIN, "index"}
+
+
+@pytest.mark.parametrize("file", pass_pages.pages(), ids=lambda file: file.stem)
+def test_what_follows_from_the_code_is_up_to_date(file: Path) -> None:
+    """Or run `python tests/pass_pages.py`."""
+    text = file.read_text(encoding="utf-8")
+    assert pass_pages.BEGIN in text and text == pass_pages.pages()[file]
 
 
 @pytest.mark.parametrize("name", BUILTIN)
 def test_every_option_of_a_pass_has_a_row(name: str) -> None:
-    section = re.split(rf"^## {name}$", read("passes.md"), flags=re.M)[1].split("\n## ")[0]
+    section = read(f"passes/{name}.md")
     table = [cells for cells in rows(section) if len(cells) == 3]
     found = [(*code(name), *code(default)) for name, default, _ in table]
     assert found == [(option, default) for option, _, default in specification.describe(find(name))]
@@ -188,9 +212,9 @@ def test_every_rounding_of_the_kernels_is_specified() -> None:
 # -- nothing is referred to that is not there ------------------------------------------------------
 
 
-@pytest.mark.parametrize("document", [*DOCS, ROOT / "README.md"], ids=lambda d: d.name)
+@pytest.mark.parametrize("document", [*DOCS, *ROOT.glob("*.md")], ids=lambda d: d.stem)
 def test_links_and_paths_exist(document: Path) -> None:
-    text = document.read_text(encoding="utf-8")
+    text = FENCED.sub("", document.read_text(encoding="utf-8"))
     for link, anchor in re.findall(r"\]\(([^)#:]*)(?:#([\w-]+))?\)", text):
         goal = document.parent / link if link else document
         assert goal.exists(), link
@@ -201,7 +225,9 @@ def test_links_and_paths_exist(document: Path) -> None:
 
 
 def test_tests_that_are_named_exist() -> None:
-    found = [named for d in DOCS for named in re.findall(r"`(tests/[\w/.]+)::(\w+)`", read(d.name))]
+    found = [
+        named for d in DOCS for named in re.findall(r"`(tests/[\w/.]+)::(\w+)`", d.read_text())
+    ]
     assert found
     for path, name in found:
         assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{name}"
@@ -218,3 +244,14 @@ def test_files_that_comments_refer_to_exist() -> None:
             if file.suffix in (".py", ".c", ".h", ".toml", ".md"):
                 for name in re.findall(r"\bdocs/[\w/-]+\.md", file.read_text(encoding="utf-8")):
                     assert (ROOT / name).exists(), f"{file.relative_to(ROOT)} refers to {name}"
+
+
+def test_the_site_builds_and_no_link_is_broken(tmp_path: Path) -> None:
+    """Pages that the navigation does not list are errors, too."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "passes" / "align.html").read_text(encoding="utf-8")
+    assert "<td>runs</td>" in page and "fonts.googleapis" not in page
+    assert 'href="https://' not in re.sub(r"<footer.*", "", page, flags=re.S).split("<main")[1]
+    assert (tmp_path / "contributing.html").exists() and (tmp_path / "native.html").exists()

@@ -21,13 +21,13 @@ PLUGIN = Path(__file__).resolve().parents[1] / "plugin"
 GROUP = "ptq_opt.passes"
 
 
-def install(site: Path, package: str, entries: dict[str, str]) -> None:
-    """What pip leaves behind for a package that registers passes."""
+def install(site: Path, package: str, entries: dict[str, str], group: str = GROUP) -> None:
+    """What pip leaves behind for a package that registers passes, or something else."""
     folder = site / f"{package.replace('-', '_')}-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
     lines = [f"{name} = {target}" for name, target in entries.items()]
-    (folder / "entry_points.txt").write_text("\n".join([f"[{GROUP}]", *lines, ""]))
+    (folder / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
 
 
 @pytest.fixture
@@ -79,6 +79,14 @@ def test_a_package_is_loaded_only_when_its_pass_is_named(plugin: Path) -> None:
     names()
     find("cleanup")
     assert "ptq_opt_swish" not in sys.modules
+
+
+def test_it_may_bring_a_target_too(site: Path) -> None:
+    project = tomllib.loads((PLUGIN / "pyproject.toml").read_text())["project"]
+    group = "ptq_opt.targets"
+    install(site, project["name"], project["entry-points"][group], group)
+    found = find_target("swish-chip")
+    assert found.activations.symmetric and "HardSwish" in found.fused["Conv"]
 
 
 def test_two_packages_with_one_name_are_both_named(plugin: Path) -> None:

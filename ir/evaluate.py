@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from .errors import DataError, ModelError, PtqError
 from .graph import Graph, Value
 from .names import Names
 from .onnx_save import save_model
+from .stream import stream
 from .tensor import Array, Tensor
 from .tensor_io import describe, tensor_to_proto
 
@@ -53,7 +55,8 @@ class Runner:
 
     The graph may be edited or dropped afterwards; the session is of the graph as it was. Only what
     the fetched values need is run. Weights are given to ONNX Runtime beside the model, so that a
-    model may be larger than the 2 GB of a protocol buffer.
+    model may be larger than the 2 GB of a protocol buffer; those of such a model are read anew
+    for every sample, part after part, see `stream`.
     """
 
     def __init__(
@@ -82,8 +85,15 @@ class Runner:
         Raises:
             ModelError: ONNX Runtime refuses the model; names the node where it does.
         """
+        fetch = graph.outputs if fetch is None else fetch
+        self._stream = None
+        if not (profile or optimized):
+            again = partial(Runner, threads=threads, optimize=optimize)
+            self._stream = stream(graph, fetch, again)
+        if self._stream is not None:
+            return
         copy, where = clone(graph)
-        values = [where[value] for value in (graph.outputs if fetch is None else fetch)]
+        values = [where[value] for value in fetch]
         self._given, own = _carry_inputs(copy)
         self._fetched = [value.dtype for value in values]
         values = [own.get(value, value) for value in values]
@@ -112,6 +122,8 @@ class Runner:
             DataError: an input is missing, or of a wrong type or shape.
             ModelError: an operator failed; names it.
         """
+        if self._stream is not None:
+            return self._stream.run(feeds)
         if self._session is None:
             return []
         missing = self._needed - feeds.keys()

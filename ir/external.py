@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import mmap
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import onnx
 
+from .dtypes import DType
 from .errors import ModelError
-from .tensor import Tensor
-from .tensor_io import describe, stored_bytes, stored_size, tensor_to_proto
+from .tensor import PUT_ASIDE, Tensor
+from .tensor_io import (
+    LARGE,
+    Extent,
+    ExternalSource,
+    describe,
+    stored_bytes,
+    stored_size,
+    tensor_to_proto,
+)
 
 _PAGE = 4096
 """Tensors from this size on go to the data file, each at a multiple of it, so that readers can
 map them (as the ONNX standard recommends)."""
+_SEGMENT = 1 << 30
+"""Bytes of a file of tensors put aside."""
 
 
 @dataclass
@@ -28,15 +42,16 @@ class ExternalFiles:
     """
 
     folder: Path | None
-    _maps: dict[str, memoryview] = field(default_factory=dict)
+    _maps: dict[str, mmap.mmap | None] = field(default_factory=dict)
 
-    def read(self, proto: onnx.TensorProto) -> memoryview:
-        """The bytes of a tensor with external data; `ModelError` when the reference is bad."""
+    def read(self, proto: onnx.TensorProto) -> Extent:
+        """Where the bytes of a tensor are; `ModelError` when the reference to them is bad."""
         entries = {entry.key: entry.value for entry in proto.external_data}
         location = entries.get("location", "")
         if location not in self._maps:
             self._maps[location] = self._map(proto.name, location)
         data = self._maps[location]
+        available = 0 if data is None else len(data)
         size = stored_size(proto)
         try:
             offset, length = int(entries.get("offset", 0)), int(entries.get("length", size))
@@ -48,14 +63,14 @@ class ExternalFiles:
             raise ModelError(
                 f"tensor '{proto.name}' needs {size} bytes, its external data has {length}"
             )
-        if offset < 0 or offset + length > len(data):
+        if offset < 0 or offset + length > available:
             raise ModelError(
                 f"tensor '{proto.name}': bytes {offset} to {offset + length} are beyond the "
-                f"{len(data)} bytes of '{location}'; the data file is truncated or another model's"
+                f"{available} bytes of '{location}'; the data file is truncated or another model's"
             )
-        return data[offset : offset + length]
+        return Extent(data, offset, offset + length)
 
-    def _map(self, tensor: str, location: str) -> memoryview:
+    def _map(self, tensor: str, location: str) -> mmap.mmap | None:
         if self.folder is None:
             raise ModelError(
                 f"tensor '{tensor}' lies in the data file '{location}': load the model by its "
@@ -103,9 +118,59 @@ class DataWriter:
         return proto
 
 
-def map_file(path: Path) -> memoryview:
-    """The bytes of a file, read when looked at; they stay when the file is replaced."""
+@contextmanager
+def spilling() -> Iterator[None]:
+    """Keep the elements of large tensors that are made meanwhile on disk, not in memory.
+
+    They go to files without a name in the folder for temporary files (TMPDIR), which vanish when
+    nobody holds a tensor in them.
+    """
+    before = PUT_ASIDE.set(_Spill().put)
+    try:
+        yield
+    finally:
+        PUT_ASIDE.reset(before)
+
+
+class _Spill:
+    """Files that tensors are appended to, each mapped once; sparse until they are filled."""
+
+    def __init__(self) -> None:
+        self.file: BinaryIO | None = None
+        self.map: mmap.mmap | None = None
+
+    def put(self, tensor: Tensor) -> ExternalSource | None:
+        """Where the elements of a new tensor are now; None when it is not large."""
+        if tensor.nbytes < LARGE or tensor.dtype is DType.STRING:
+            return None
+        try:
+            start = self.room(tensor.nbytes)
+            assert self.file is not None
+            self.file.write(stored_bytes(tensor))
+            self.file.flush()
+        except OSError as error:
+            raise ModelError(
+                f"cannot keep weights in '{tempfile.gettempdir()}': {error.strerror}; name a "
+                "folder with more room in the environment variable TMPDIR"
+            ) from None
+        return ExternalSource(describe(tensor), Extent(self.map, start, start + tensor.nbytes))
+
+    def room(self, size: int) -> int:
+        """Where in `file` there is room for `size` bytes, at its end or in a new one."""
+        if self.file is not None and self.map is not None:
+            start = self.file.seek(-self.file.tell() % _PAGE, os.SEEK_CUR)
+            if start + size <= len(self.map):
+                return start
+            self.file.close()
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115 (the next in line closes it)
+        self.file.truncate(max(size, _SEGMENT))
+        self.map = mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ)
+        return 0
+
+
+def map_file(path: Path) -> mmap.mmap | None:
+    """A file, read when looked at; its bytes stay when it is replaced. None when it is empty."""
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size == 0:  # nothing to map is an error to mmap
-            return memoryview(b"")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            return None
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -58,10 +58,9 @@ def save(graph: Graph, path: str | os.PathLike[str] | None = None) -> onnx.Model
     if path is None:
         return save_model(graph)
     path = Path(path)
-    weights = _weights(graph)
-    is_large = sum(tensor.nbytes for tensor in weights) > _LARGEST_INLINE
+    is_large = sum(tensor.nbytes for tensor in _weights(graph)) > _LARGEST_INLINE
     data = path.with_name(path.name + ".data")
-    if is_large or any(isinstance(tensor.source, ExternalSource) for tensor in weights):
+    if is_large or is_external(graph):
         with _replacing(data, path) as (data_file, file):
             model = save_model(graph, DataWriter(data_file, data.name).store)
             file.write(_serialize(model))
@@ -99,6 +98,11 @@ def to_gs(graph: Graph) -> Any:
         raise ModelError(f"onnx-graphsurgeon cannot hold this graph: {error}") from error
 
 
+def is_external(graph: Graph) -> bool:
+    """True when some of the weights lie in a file beside the model."""
+    return any(isinstance(tensor.source, ExternalSource) for tensor in _weights(graph))
+
+
 def _weights(graph: Graph) -> list[Tensor]:
     every = (v for part in graph.graphs() for v in part.values())
     return [value.const for value in every if value.const is not None]
@@ -107,7 +111,7 @@ def _weights(graph: Graph) -> list[Tensor]:
 def _read(path: Path) -> onnx.ModelProto:
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(map_file(path))
+        model.ParseFromString(memoryview(map_file(path) or b""))
     except OSError as error:
         raise ModelError(str(error.strerror)) from None
     except DecodeError:

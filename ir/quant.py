@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .dtypes import DType
-from .tensor import Array
+from .tensor import Array, Tensor
 
+ELEMENTS = 1 << 22
+"""Of a constant that are made integers at once: each takes some 20 bytes meanwhile."""
 SMALLEST_SCALE = 2.0**-100
 """Scales below this are rounded up to it: engines that flush denormals would see zero."""
 
@@ -82,9 +84,37 @@ class QuantInfo:
         integers: Array = np.clip(steps, low, high).astype(np.int32)
         return integers
 
+    def rows(self, start: int, stop: int, rank: int) -> QuantInfo:
+        """The grid of entries `start` to `stop` of the first axis of a tensor of `rank` axes.
+
+        Where blocks lie along that axis, `start` must be the first of one.
+        """
+        parts = slice(start, stop)
+        integers = None if self.integers is None else self.integers[parts]
+        if self.axis is None or self.scale.ndim == 0 or not (self.block or self.axis % rank == 0):
+            return dataclasses.replace(self, integers=integers)
+        if self.block and self.axis % rank == 0:
+            parts = slice(start // self.block, -(-stop // self.block))
+        scale, zero = self.scale[parts], self.zero_point[parts]
+        return dataclasses.replace(self, scale=scale, zero_point=zero, integers=integers)
+
     def stored(self, real: Array) -> Array:
         """Integers (int32) that the constant `real` is stored as: the chosen or the nearest."""
         return self.quantize(real) if self.integers is None else self.integers.astype(np.int32)
+
+    def tensor(self, real: Array) -> Tensor:
+        """The constant `real` as it is stored: its integers, in the grid's type."""
+        whole = np.empty(real.shape, self.dtype.numpy)
+        length = len(real) if real.ndim else 0
+        step = max(1, ELEMENTS * length // max(real.size, 1))
+        step = -(-step // max(self.block, 1)) * max(self.block, 1)
+        if step >= length:
+            whole[...] = self.stored(real)
+        else:
+            for start in range(0, length, step):
+                part = self.rows(start, min(start + step, length), real.ndim)
+                whole[start : start + step] = part.stored(real[start : start + step])
+        return Tensor(whole, dtype=self.dtype)
 
     def dequantize(self, integers: Array) -> Array:
         """Reals (float32) that the integers stand for."""

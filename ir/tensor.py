@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +25,12 @@ class Source(Protocol):
     def load(self) -> Array:
         """Read all elements, in the tensor's shape."""
         ...
+
+
+PUT_ASIDE: ContextVar[Callable[[Tensor], Source | None] | None] = ContextVar(
+    "put_aside", default=None
+)
+"""Takes the elements of each new tensor out of memory, or declines; see `external.Spill`."""
 
 
 class Tensor:
@@ -47,6 +55,9 @@ class Tensor:
             self.dtype, self.shape = dtype, shape
         self._array = array
         self.source = source
+        if array is not None and (put_aside := PUT_ASIDE.get()) is not None:
+            self.source = put_aside(self)
+            self._array = array if self.source is None else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickles: the elements, wherever they come from."""

@@ -6,6 +6,8 @@ A tensor that nobody changed keeps the proto it came from and goes back as it wa
 from __future__ import annotations
 
 import math
+import mmap
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +18,8 @@ from .dtypes import DType
 from .errors import ModelError
 from .tensor import Array, Tensor
 
+LARGE = 1 << 20
+"""Bytes from which it matters what memory a tensor takes."""
 _FIELDS = {
     DType.FLOAT: ("float_data", np.float32),
     DType.COMPLEX64: ("float_data", np.float32),
@@ -40,15 +44,39 @@ class ProtoSource:
 
 
 @dataclass(frozen=True)
+class Extent:
+    """Bytes `start` to `stop` of a file that is mapped into memory (None: it is empty)."""
+
+    file: mmap.mmap | None
+    start: int
+    stop: int
+
+    def read(self) -> memoryview:
+        """The bytes; they leave memory, but for the system's cache, with the last view of them."""
+        if self.file is None or self.start == self.stop:
+            return memoryview(b"")
+        view = np.frombuffer(self.file, np.uint8, self.stop - self.start, self.start)
+        if len(view) >= LARGE and hasattr(mmap, "MADV_DONTNEED"):
+            weakref.finalize(view, _release, self.file, self.start, self.stop).atexit = False
+        return view.data
+
+
+def _release(file: mmap.mmap, start: int, stop: int) -> None:
+    """Forget the pages of a part of `file`: what is read again is mapped again."""
+    first = start - start % mmap.PAGESIZE
+    file.madvise(mmap.MADV_DONTNEED, first, stop - first)
+
+
+@dataclass(frozen=True)
 class ExternalSource:
     """The elements of a TensorProto whose data lies in another file, mapped into memory."""
 
     proto: onnx.TensorProto
-    data: memoryview
+    data: Extent
 
     def load(self) -> Array:
         """A view of the file's bytes (unpacked when the type is smaller than a byte)."""
-        return _from_bytes(self.data, DType(self.proto.data_type), tuple(self.proto.dims))
+        return _from_bytes(self.data.read(), DType(self.proto.data_type), tuple(self.proto.dims))
 
 
 @dataclass(frozen=True)
@@ -68,7 +96,7 @@ class SparseSource:
         return dense
 
 
-def tensor_from_proto(proto: onnx.TensorProto, data: memoryview | None = None) -> Tensor:
+def tensor_from_proto(proto: onnx.TensorProto, data: Extent | None = None) -> Tensor:
     """A lazy tensor over `proto`, which must not be changed afterwards.
 
     Args:
@@ -118,7 +146,7 @@ def describe(tensor: Tensor, name: str | None = None) -> onnx.TensorProto:
 def stored_bytes(tensor: Tensor) -> memoryview:
     """The elements as `raw_data` and data files hold them: little-endian, sub-byte types packed."""
     if isinstance(tensor.source, ExternalSource):
-        return tensor.source.data
+        return tensor.source.data.read()
     array = np.ascontiguousarray(tensor.numpy()).astype(tensor.dtype.numpy, copy=False)
     if tensor.dtype.bits % 8:
         return _pack(array.reshape(-1).view(np.uint8), tensor.dtype.bits).data

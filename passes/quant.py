@@ -114,8 +114,7 @@ def constant_pair(graph: Graph, value: Value) -> Value:
     assert info is not None
     if info.dtype.is_float:
         return widened(graph, value, info)
-    integers = info.stored(value.numpy()).astype(info.dtype.numpy)
-    stored = graph.constant(Tensor(integers, dtype=info.dtype), f"{value.name}_quantized")
+    stored = graph.constant(info.tensor(value.numpy()), f"{value.name}_quantized")
     return dequantize(graph, stored, value, info, next(iter(value.uses))[0])
 
 

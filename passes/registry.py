@@ -48,6 +48,11 @@ DATA_FREE = (
 DEFAULT = "canonicalize,fold-bn,align,smooth,calibrate,plan,zero-filter,saturate,bias,quant,cleanup"
 
 
+def without_data(data: Any, activations: str | None, data_free: bool) -> bool:
+    """True when no sample is run: asked for, or nothing is given and only weights are stored."""
+    return data_free or (data is None and activations == "none")
+
+
 def third_party() -> dict[str, list[EntryPoint]]:
     """Passes that other packages register, by name; several with one name clash when named."""
     found: dict[str, list[EntryPoint]] = {}

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ..ir import DataError, Graph, PtqError, UsageError, load, save
 from ..ir.clone import clone
 from ..ir.evaluate import THREADS
+from ..ir.external import spilling
+from ..ir.onnx_io import is_external
 from ..ir.samples import Samples, open_samples, random_samples
 from ..ir.target import DEFAULT as DEFAULT_TARGET
 from ..ir.target import Target, find_target
@@ -25,7 +27,7 @@ from ..passes.base import Progress, no_progress
 from ..passes.hold import Attempt
 from ..passes.metric import Run
 from ..passes.reconstruct import FEW_BITS
-from ..passes.registry import DATA_FREE, DEFAULT
+from ..passes.registry import DATA_FREE, DEFAULT, without_data
 from ..passes.select import selects
 from .asked import Asked
 from .checks import check_patterns, check_source
@@ -54,6 +56,10 @@ WITHOUT_DATA = (
     "nothing of outliers, of how channels depend on each other, nor of the model's inputs (what "
     "reads these stays in float); biases are corrected by predicted means, unjudged; the result "
     "was not compared with the float model. A hundred samples (--data) do better on each count"
+)
+STORED = (
+    "no data: weights are stored as the integers nearest to them, and the result was not compared "
+    "with the float model; some samples (--data) show what it costs"
 )
 ENDS = "is:end=int8"
 """Added to weights of few bits, see docs/command-line.md."""
@@ -179,7 +185,7 @@ def quantize(
         samples: use at most this many, spread over the data; up to 8 more are used to judge the
             result, or some of these are held back for it.
         data_free: use no samples, not even made-up ones: ranges and means follow from the
-            model's BatchNormalization.
+            model's BatchNormalization. So it is without data when activations stay in float.
         exclude: nodes to keep in float: regular expressions searched in node names, "op:TYPE", or
             "is:end" and "is:depthwise", see `passes/select.py`.
         metric: `function(run) -> float`, or "module:function", where `run(feeds)` gives the outputs
@@ -210,6 +216,7 @@ def quantize(
     if data is not None and calibration_data_reader is not None:
         raise UsageError("data and calibration_data_reader are two names of one thing: give one")
     data = calibration_data_reader if data is None else data
+    data_free = without_data(data, activations, data_free)
     if samples < 1:
         raise UsageError(f"samples must be at least 1, not {samples}")
     if data_free and data is not None:
@@ -243,6 +250,8 @@ def quantize(
                 reference = _run_in_float(graph, found, made_up=data is None)
         elif data_free:
             report.data = "none, data-free"
+        if is_external(graph):
+            stack.enter_context(spilling())
         drop, source = asked.goal(graph), clone(graph)[0]
 
         def attempt(pipeline: Pipeline, graph: Graph) -> Attempt:
@@ -270,7 +279,8 @@ def quantize(
     report.weight_bytes, report.nodes = (size, weight_bytes(graph)), (nodes, len(graph))
     report.warnings = _warnings(report, graph, context.exclude, made_up=data is None)
     report.warnings += context.results.get("calibrate", {}).get("not_finite", [])
-    report.warnings += [WITHOUT_DATA] * (data_free and "ranges" in facts)
+    if data_free and "ranges" in facts:
+        report.warnings.append(STORED if goal.activations is None else WITHOUT_DATA)
     report.seconds = time.perf_counter() - start
     return Result(graph, report)
 

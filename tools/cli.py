@@ -22,7 +22,7 @@ from ..ir import Graph, UsageError
 from ..ir.target import DEFAULT as DEFAULT_TARGET
 from ..passes import Instruments, Pass, Pipeline
 from ..passes.base import no_progress
-from ..passes.registry import DATA_FREE, DEFAULT, nearest
+from ..passes.registry import DATA_FREE, DEFAULT, nearest, without_data
 from . import pages
 from .config import read_config
 from .files import check_writable, write_text
@@ -235,8 +235,8 @@ def main(**values: Any) -> None:
 
 def run(options: Options) -> None:
     """Do what the command line says."""
-    usual = DATA_FREE if options.data_free else DEFAULT
-    pipeline = Pipeline(options.passes or usual)
+    no_data = without_data(options.data, options.activations, options.data_free)
+    pipeline = Pipeline(options.passes or (DATA_FREE if no_data else DEFAULT))
     if options.print_pipeline:
         click.echo(pipeline.spec)
         return

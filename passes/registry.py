@@ -109,11 +109,18 @@ def _load(entry: EntryPoint) -> Any:
         ) from error
 
 
+LISTED = 24
+"""How many names a message lists."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """What to add to "there is no ..." so that the cure is in sight."""
     known = list(known)
     close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
+    more = ", ..." if len(known) > LISTED else ""
+    return (
+        f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known[:LISTED])}{more}"
+    )
 
 
 def provider(fact: str) -> type[Pass]:

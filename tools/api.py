@@ -26,10 +26,13 @@ from ..passes import Context, Instruments, Pass, Pipeline
 from ..passes.base import Progress, no_progress
 from ..passes.hold import Attempt
 from ..passes.metric import Run
+from ..passes.pipeline import Hook
 from ..passes.reconstruct import FEW_BITS
 from ..passes.registry import DATA_FREE, DEFAULT, without_data
 from ..passes.select import selects
 from .asked import Asked
+from .bisect import Stages
+from .bisect import bisect as find_culprit
 from .checks import check_patterns, check_source
 from .cluster import working
 from .fidelity import Reference
@@ -157,6 +160,7 @@ def quantize(
     seed: int = 0,
     threads: int = 0,
     time_result: bool = False,
+    bisect: bool = False,
     workers: int = 1,
     cluster: str | None = None,
     work: str | os.PathLike[str] | None = None,
@@ -198,6 +202,7 @@ def quantize(
         threads: of one operator when samples are run; 0 for one per core.
         time_result: time the result and the float model for the report, where the target's engine
             is installed.
+        bisect: tell which pass, then which layer, takes the metric beyond what is allowed.
         workers: processes on this machine that share samples, operators and trials.
         cluster: the same by Dask: "tcp://host:port" of a scheduler, or "local:N".
         work: folder that keeps finished results, so that a run that was stopped goes on.
@@ -226,6 +231,8 @@ def quantize(
     if costs is not None:
         goal = replace(goal, timings=read_timings(Path(costs)))
     asked = Asked.of(metric, max_drop, lower_is_better, min_sqnr, pipeline)
+    if bisect and asked.metric is None:
+        raise UsageError("--bisect needs a --metric")
     facts = {fact for step in pipeline.resolve() for fact in step.run.establishes}
     context = Context(goal, metric=asked.metric, seed=seed, progress=progress)
     context.exclude = (*exclude, *(f"^{re.escape(name)}$" for name in nodes_to_exclude))
@@ -254,11 +261,17 @@ def quantize(
             stack.enter_context(spilling())
         drop, source = asked.goal(graph), clone(graph)[0]
 
-        def attempt(pipeline: Pipeline, graph: Graph) -> Attempt:
+        def attempt(pipeline: Pipeline, graph: Graph, *after: Hook) -> Attempt:
             tools = _remembering(instruments, reference)
+            tools = replace(tools, after=(*tools.after, *after))
             return Attempt.run(pipeline, graph, replace(context, results={}), tools)
 
-        made = attempt(pipeline, graph)
+        stages = Stages()
+        made = attempt(pipeline, graph, *[stages.add] * bisect)
+        if bisect:
+            assert drop is not None
+            with progress("find what costs the metric", None):
+                report.culprit = find_culprit(stages, made.unplanned, drop)
         with progress("hold the accuracy", None):
             judge = None if data is None else reference
             made, report.accuracy = asked.hold(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 from typing import Any, Literal, TypeVar
 
 import click
@@ -67,6 +68,9 @@ class Options:
     max_drop: float | None
     lower_is_better: bool
     min_sqnr: float | None
+    bisect: bool
+    explain: tuple[str, ...]
+    suggest: bool
     seed: int
     threads: int
     workers: int
@@ -105,6 +109,7 @@ class Options:
         words += [f"--max-drop={self.max_drop:g}"] if self.max_drop is not None else []
         words += ["--lower-is-better"] if self.lower_is_better else []
         words += [f"--min-sqnr={self.min_sqnr:g}"] if self.min_sqnr is not None else []
+        words += ["--bisect"] * self.bisect
         words += [f"--seed={self.seed}"] if self.seed else []
         words += [f"--threads={self.threads}"] if self.threads else []
         words += [f"--exclude={pattern}" for pattern in self.patterns]
@@ -203,6 +208,9 @@ class Command(click.Command):
 @click.option("--max-drop", type=float, help="By how much the metric may drop; default 0.01.")
 @click.option("--lower-is-better", is_flag=True, help="The metric is an error.")
 @click.option("--min-sqnr", type=float, help="dB every output must have; 0: any. Default 10.")
+@click.option("--bisect", is_flag=True, help="Tell which pass, then which layer costs the metric.")
+@click.option("--explain", metavar="NODE", multiple=True, help="Print all that is known of NODE.")
+@click.option("--suggest", is_flag=True, help="Print commands that may do better.")
 @click.option("--seed", default=0, help="Of every random choice.")
 @click.option("--threads", default=0, help="Of one operator; 0 for one per core.")
 @click.option("--workers", default=1, help="Processes on this machine that share the work.")
@@ -283,6 +291,7 @@ def _quantize(options: Options, pipeline: Pipeline, output: Path) -> None:
             lower_is_better=options.lower_is_better,
             min_sqnr=options.min_sqnr,
             time_result=bool(options.report),
+            bisect=options.bisect,
             instruments=_instruments(options, pipeline, errors),
             progress=progress,
         )
@@ -320,6 +329,7 @@ def _warnings(console: Console, quiet: bool) -> Iterator[None]:
 
 def _show(options: Options, report: Report, output: Path) -> None:
     from . import render
+    from .explain import explain, suggest
 
     console = screen()
     every = len(report.fidelity.layers)
@@ -328,6 +338,15 @@ def _show(options: Options, report: Report, output: Path) -> None:
         console.print(render.times(report))
     if options.stats:
         console.print(render.statistics(report))
+    if report.culprit is not None:
+        console.print(Text("\nWhat costs the metric", style="bold"))
+        console.print(Text(indent(str(report.culprit), "  ")), soft_wrap=True)
+    for name in options.explain:
+        console.print(Text(f"\n{explain(report, name)}"), soft_wrap=True)
+    if options.suggest:
+        console.print(Text("\nTo try", style="bold"))
+        for why, command in suggest(report) or [("no layer adds noise worth a cure", "")]:
+            console.print(Text(f"  {why}\n    {command}".rstrip()), soft_wrap=True)
     written = [("Written", str(path)) for path in (output, *options.report)]
     for title, line in (*render.hints(report), *written):
         console.print(Text(f"\n{title}", style="bold"))

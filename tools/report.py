@@ -15,6 +15,7 @@ from rich.console import Console, RenderableType
 
 from ..ir import Graph, Node, Tensor
 from ..passes import Report as PassReport
+from .bisect import Culprit
 from .distribution import Distribution
 from .graph_view import GraphView
 from .timing import Timing
@@ -165,6 +166,7 @@ class Report:
         decisions: operator by operator.
         fidelity: how near the result is to the source model.
         accuracy: what was asked of the accuracy, where it was, and what was done to hold it.
+        culprit: which pass and layer cost the metric, where that was asked for.
         sensitivity: errors of single operators, where the pass of this name ran.
         islands: predicted and measured times, where the pass of this name ran.
         bits: the Pareto front, where the pass of this name ran.
@@ -189,6 +191,7 @@ class Report:
     decisions: list[Decision] = field(default_factory=list)
     fidelity: Fidelity = field(default_factory=Fidelity)
     accuracy: dict[str, Any] = field(default_factory=dict)
+    culprit: Culprit | None = None
     sensitivity: dict[str, Any] = field(default_factory=dict)
     islands: dict[str, Any] = field(default_factory=dict)
     bits: dict[str, Any] = field(default_factory=dict)

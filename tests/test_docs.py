@@ -36,7 +36,7 @@ DOCS = sorted((ROOT / "docs").rglob("*.md"))
 GRAPHS = [(d, b) for d in DOCS for b in blocks(d) if b.language == "graph"]
 RUNNABLE = ("python", "toml", "c", "cmake", "sh", "console")
 NEEDS = "needs "
-"""What a block is not run without: a module or a program. It is not a file's name."""
+"""Before a module or a program without which a block is not run, in place of a file's name."""
 
 
 def read(name: str) -> str:
@@ -121,6 +121,11 @@ def install(folder: Path) -> None:
     for group, entries in project["entry-points"].items():
         lines += [f"[{group}]", *(f"{name} = {place}" for name, place in entries.items())]
     (info / "entry_points.txt").write_text("\n".join([*lines, ""]))
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda document: document.stem)
+def test_every_block_is_of_a_kind_that_runs(document: Path) -> None:
+    assert {block.language for block in blocks(document)} <= {*RUNNABLE, "graph"}
 
 
 @pytest.mark.parametrize(

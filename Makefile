@@ -26,7 +26,7 @@ INTEGRATIONS := openvino tvm iree pytorch
 NEEDS_openvino := openvino
 NEEDS_tvm := apache-tvm
 NEEDS_iree := iree-base-compiler iree-base-runtime
-NEEDS_pytorch := torch onnxscript
+NEEDS_pytorch := torch==2.13.0 onnxscript
 
 .PHONY: demo test check bench ablation docs integrations wheel clean
 

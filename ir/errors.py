@@ -17,5 +17,9 @@ class DataError(PtqError):
     """Calibration data that does not fit the model."""
 
 
+class OutOfMemory(PtqError):
+    """More memory is needed than there is, or than the caller allows."""
+
+
 class UsageError(PtqError):
     """A call, option or specification string that is wrong."""

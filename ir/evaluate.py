@@ -13,9 +13,10 @@ import numpy as np
 import onnx
 from numpy.typing import ArrayLike
 
+from . import memory
 from .clone import clone
 from .dtypes import DType
-from .errors import DataError, ModelError, PtqError
+from .errors import DataError, ModelError, OutOfMemory, PtqError
 from .graph import Graph, Value
 from .names import Names
 from .onnx_save import save_model
@@ -47,7 +48,9 @@ _NODE_IN_MESSAGE = (
     r"In Node, \(\"([^\"]*)\"",
 )
 """How messages of ONNX Runtime name the node at fault."""
-_BLAMED = {DataError: "data", ModelError: "model"}
+_NO_MEMORY = ("Failed to allocate memory", "bad allocation", "bad_alloc")
+"""How they say that there is none left."""
+_BLAMED = {DataError: "data", ModelError: "model", OutOfMemory: "model"}
 
 
 class Runner:
@@ -178,14 +181,18 @@ class Runner:
             raise self._explained(error, ModelError) from None
 
     def _explained(self, error: Exception, otherwise: type[PtqError]) -> PtqError:
-        """A `ModelError` that names the node ONNX Runtime complains of, else `otherwise`."""
+        """What names the node ONNX Runtime complains of, else `otherwise`."""
         text = str(error).strip()
         told = text.rpartition("Status Message: ")[2] if "Status Message: " in text else text
         told = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", told)
+        kind: type[PtqError] = ModelError
+        if isinstance(error, MemoryError) or any(each in text for each in _NO_MEMORY):
+            kind = otherwise = OutOfMemory
+            told = f"more memory is needed than {memory.allowed()}"
         for pattern in _NODE_IN_MESSAGE:
             if (found := re.search(pattern, text)) and found[1]:
                 label = self._labels.get(found[1], f"'{found[1]}'")  # a fused one has a new name
-                return ModelError(f"ONNX Runtime cannot run {label}: {told}")
+                return kind(f"ONNX Runtime cannot run {label}: {told}")
         return otherwise(f"ONNX Runtime refuses the {_BLAMED[otherwise]}: {told}")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,8 +79,9 @@ class ExternalFiles:
                 "path, or load the data into the ModelProto first"
             )
         folder = Path(os.path.realpath(self.folder))
-        path = Path(os.path.realpath(folder / location))
-        if not location or Path(location).is_absolute() or not path.is_relative_to(folder):
+        path = folder if "\0" in location else Path(os.path.realpath(folder / location))
+        is_inside = path != folder and path.is_relative_to(folder)
+        if Path(location).is_absolute() or not is_inside:
             raise ModelError(
                 f"tensor '{tensor}': data file '{location}' is not inside the model's folder; "
                 "copy it there"
@@ -170,6 +173,8 @@ class _Spill:
 
 def map_file(path: Path) -> mmap.mmap | None:
     """A file, read when looked at; its bytes stay when it is replaced. None when it is empty."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would be to wait
+        raise OSError(errno.EINVAL, "it is not a regular file")
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size == 0:  # nothing to map is an error to mmap
             return None

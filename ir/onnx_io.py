@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
+from . import memory
 from .errors import ModelError
 from .external import DataWriter, ExternalFiles, map_file
 from .graph import Graph
@@ -111,7 +112,9 @@ def _weights(graph: Graph) -> list[Tensor]:
 def _read(path: Path) -> onnx.ModelProto:
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(memoryview(map_file(path) or b""))
+        data = memoryview(map_file(path) or b"")
+        memory.check(len(data), f"'{path}'")
+        model.ParseFromString(data)
     except OSError as error:
         raise ModelError(str(error.strerror)) from None
     except DecodeError:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .blas import one_thread
 from .errors import PtqError, UsageError
 from .evaluate import THREADS
 from .execution import Item, Job, Map, Result, Work
@@ -81,7 +82,7 @@ def perform(
     name: str, fetch: Callable[[], tuple[Any, Sequence[Any]]], item: Item, threads: int
 ) -> Result:
     """Do one item of job `name` here; `fetch` gives its pickle and its arrays when it is new."""
-    with _BENCH.lock:
+    with _BENCH.lock, one_thread():
         THREADS.set(threads)
         if _BENCH.name != name or _BENCH.work is None:
             _BENCH.work = None  # and its memory is free

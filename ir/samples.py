@@ -325,7 +325,10 @@ def _length_hint(data: Any) -> int:
 
 
 def _whole(
-    arrays: Mapping[str, Array], inputs: Sequence[Value], folder: TemporaryFolder | None = None
+    arrays: Mapping[str, Array],
+    inputs: Sequence[Value],
+    folder: TemporaryFolder | None = None,
+    file: str = "",
 ) -> Source:
     """The samples stacked in `arrays`, or the one sample they are.
 
@@ -337,8 +340,8 @@ def _whole(
     if known and all(_beyond(arrays[name].shape, shape) for name, shape in known.items()):
         count = len(arrays[min(known)])
         aligned = {k: a for k, a in arrays.items() if k in known or a.shape[:1] == (count,)}
-        return Rows(aligned, folder)
-    return Items([arrays.get("", arrays)], folder)
+        return Rows(aligned, folder, file)
+    return Items([arrays.get("", arrays)], folder, file)
 
 
 def _beyond(have: tuple[int, ...], want: Shape) -> bool:
@@ -353,11 +356,11 @@ def _open_path(path: Path, inputs: Sequence[Value]) -> Source:
     if not path.is_file():
         raise UsageError(f"there is no calibration data at '{path}'")
     if path.suffix == ".npy":
-        return _whole({"": load_numpy(path)}, inputs)
+        return _whole({"": load_numpy(path)}, inputs, file=path.name)
     if path.suffix != ".npz":
         raise DataError(f"'{path}' is neither .npz, .npy nor a folder of them")
     arrays, folder = unpack(path)
-    return _whole(arrays, inputs, folder)
+    return _whole(arrays, inputs, folder, path.name)
 
 
 def _open_folder(path: Path) -> Source:

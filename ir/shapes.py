@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import onnx
 
+from .errors import ModelError
 from .graph import Graph, Shape, Value
 from .names import Names
 from .onnx_save import save_model
@@ -26,8 +27,7 @@ def infer(graph: Graph) -> None:
     """
     names = Names.of(graph)
     model = save_model(graph, _without_weights, names)
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    for value, kind in _found(graph, inferred.graph, names):
+    for value, kind in _found(graph, _inferred(model), names):
         _refine(value, kind)
 
 
@@ -42,15 +42,24 @@ def correct(graph: Graph) -> dict[Value, Shape]:
     model = save_model(graph, _without_weights, names)
     for proto in _with_bodies(model.graph):
         _undeclare(proto)
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     wrong: dict[Value, Shape] = {}
-    for value, found in _found(graph, inferred.graph, names):
+    for value, found in _found(graph, _inferred(model), names):
         declared = value.shape
         if declared is not None and found.tensor_type.HasField("shape"):
             value.shape = _agreed(declared, read_shape(found.tensor_type.shape))
             if value.shape != declared:
                 wrong[value] = declared
     return wrong
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
+    """The graph of `model` with what ONNX infers; `ModelError` when it refuses the model."""
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except MemoryError:
+        raise
+    except Exception as error:  # its own class, and whatever its C++ throws
+        raise ModelError(f"the shapes of the model cannot be inferred: {error}") from None
 
 
 def _with_bodies(proto: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

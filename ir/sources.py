@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 import shutil
 import sys
 import tempfile
@@ -12,12 +13,16 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
+import onnx
 
+from . import memory
 from .errors import DataError
+from .external import ExternalFiles
 from .tensor import Array
+from .tensor_io import tensor_from_proto
 
 MAPPED = 1 << 20
 """Files beyond this many bytes are mapped rather than read."""
@@ -59,9 +64,14 @@ class TemporaryFolder:
 class Items:
     """Samples in a sequence."""
 
-    def __init__(self, items: Sequence[Any], folder: TemporaryFolder | None = None) -> None:
-        """Keep the sequence, whose items may be made on demand; `folder` goes with `close`."""
-        self.items, self.folder = items, folder
+    def __init__(
+        self, items: Sequence[Any], folder: TemporaryFolder | None = None, file: str = ""
+    ) -> None:
+        """Keep the sequence, whose items may be made on demand; `folder` goes with `close`.
+
+        `file` is the name of what they were read from.
+        """
+        self.items, self.folder, self.file = items, folder, file
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process: the folder stays this one's, to be removed by it."""
@@ -80,8 +90,8 @@ class Items:
         return self.items[index]
 
     def label(self, index: int) -> str:
-        """Its number."""
-        return f"sample {index}"
+        """Its number and, where there is one, its file."""
+        return f"sample {index} ({self.file})" if self.file else f"sample {index}"
 
     def close(self) -> None:
         """Remove the files behind the items."""
@@ -109,12 +119,15 @@ class Files(Items):
 class Rows(Items):
     """Samples stacked along the first axis of every array; the array named "" has no name."""
 
-    def __init__(self, arrays: Mapping[str, Array], folder: TemporaryFolder | None = None) -> None:
-        """Take arrays of equal length; `folder` may hold their files."""
+    def __init__(
+        self, arrays: Mapping[str, Array], folder: TemporaryFolder | None = None, file: str = ""
+    ) -> None:
+        """Take arrays of equal length; see `Items`."""
         lengths = {len(array) for array in arrays.values()}
         if len(lengths) != 1:
-            raise DataError(f"stacked samples differ in number: {sorted(lengths)}")
-        super().__init__(range(lengths.pop()), folder)
+            where = f" in '{file}'" if file else ""
+            raise DataError(f"stacked samples{where} differ in number: {sorted(lengths)}")
+        super().__init__(range(lengths.pop()), folder, file)
         self.arrays = arrays
 
     def __getstate__(self) -> dict[str, Any]:
@@ -241,34 +254,76 @@ def by_position(raw: Any) -> Sequence[Any]:
 def load_numpy(path: Path) -> Any:
     """The array of an .npy (mapped when large) or a dict of those of an .npz, never unpickled.
 
-    Raises `DataError` when the file is damaged or holds Python objects.
+    Raises `DataError` when the file is damaged, holds Python objects, or declares more than it has
+    or memory holds; that is found out before anything is allocated.
     """
     try:
-        if path.suffix == ".npy" and path.stat().st_size > MAPPED:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if path.suffix == ".npy":
-                return loaded
-            return {key: loaded[key] for key in loaded.files}
+        if path.suffix == ".npy":
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                _check_header(file, size, "it")
+                file.seek(0)
+                mapped = size > MAPPED
+                return _checked(np.load(path if mapped else file, "r" if mapped else None))
+        with zipfile.ZipFile(path) as archive:
+            members = _members(archive)
+            memory.check(sum(member.file_size for member in members.values()), "it")
+            arrays = {}
+            for name, member in members.items():
+                with archive.open(member) as packed:
+                    array = np.lib.format.read_array(packed, allow_pickle=False)
+                    arrays[name] = _checked(array)
+            return arrays
     except Exception as error:  # whatever a damaged file makes numpy, zipfile and zlib raise
-        raise DataError(f"cannot read '{path}': {error}") from None
+        raise DataError(f"cannot read '{path}': {error or type(error).__name__}") from None
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The arrays of an .npz; ValueError unless each is as long as its header says."""
+    members = {}
+    for member in archive.infolist():
+        name = member.filename.removesuffix(".npy")
+        with archive.open(member) as packed:
+            _check_header(packed, member.file_size, f"'{name}'")
+        members[name] = member
+    return members
+
+
+def _check_header(file: IO[bytes], size: int, what: str) -> None:
+    """ValueError unless a file in numpy's format, `size` bytes long, holds all its elements."""
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):  # the others are for records
+        raise ValueError(f"{what} is no plain array")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    needs = file.tell() + math.prod(shape) * dtype.itemsize
+    if dtype.hasobject:
+        raise ValueError(f"{what} holds Python objects")
+    if needs > size or min(shape, default=0) < 0:
+        raise ValueError(f"{what} has {size:,} bytes, its header speaks of {needs:,}")
+
+
+def _checked(array: Array) -> Array:
+    """The array; ValueError when it is of texts with characters that do not exist."""
+    if array.dtype.kind == "U" and array.dtype.itemsize:
+        codes = np.array(array, array.dtype.newbyteorder("=")).reshape(-1).view(np.uint32)
+        if (codes > sys.maxunicode).any():
+            raise ValueError("a text in it is damaged")
+    return array
 
 
 def read_protos(folder: Path) -> Any:
     """The arrays of input_0.pb, input_1.pb ... (serialized `onnx.TensorProto`), a tuple."""
-    import onnx
-
+    files = ExternalFiles(folder)
     arrays: list[Array] = []
     for k in itertools.count():
         path = folder / f"input_{k}.pb"
         if not path.is_file():
             return tuple(arrays)
         try:
-            arrays.append(
-                onnx.numpy_helper.to_array(onnx.TensorProto.FromString(path.read_bytes()))
-            )
-        except Exception as error:  # protobuf, numpy and onnx each have their own errors
+            proto = onnx.TensorProto.FromString(path.read_bytes())
+            external = proto.data_location == onnx.TensorProto.EXTERNAL
+            arrays.append(tensor_from_proto(proto, files.read(proto) if external else None).numpy())
+        except Exception as error:  # ours, protobuf's, and numpy's
             raise DataError(f"cannot read the tensor in '{path}': {error}") from None
     raise AssertionError("unreachable")
 
@@ -320,11 +375,15 @@ def unpack(path: Path) -> tuple[dict[str, Array], TemporaryFolder]:
     arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            for k, member in enumerate(archive.namelist()):
+            members = _members(archive)
+            needed = sum(member.file_size for member in members.values())
+            if needed > (free := shutil.disk_usage(folder.path).free):
+                raise OSError(f"unpacked it has {needed:,} bytes, {folder.path} has {free:,} left")
+            for k, (name, member) in enumerate(members.items()):
                 file = folder.path / f"{k}.npy"
                 with archive.open(member) as packed, file.open("wb") as out:
                     shutil.copyfileobj(packed, out)
-                arrays[member.removesuffix(".npy")] = load_numpy(file)
+                arrays[name] = load_numpy(file)
     except Exception as error:  # see load_numpy
         folder.remove()
         raise DataError(f"cannot read '{path}': {error}") from None

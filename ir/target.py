@@ -7,7 +7,6 @@ returns the path of such a file.
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
@@ -19,11 +18,7 @@ from .dtypes import DType
 from .errors import UsageError
 from .grid_rule import ACTIVATIONS, WEIGHTS, GridRule, activation_rule, layer_rule, weight_rule
 from .timings import Timings
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from .toml_file import read_toml
 
 FOLDER = Path(__file__).parent / "targets"
 GROUP = "ptq_opt.targets"
@@ -227,17 +222,13 @@ def read_target(path: Path) -> Target:
 
 def _tables(path: Path) -> dict[str, Any]:
     """The file's keys over those of its base."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read target file {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"target file {path} is not TOML: {error}") from None
+    data = read_toml(path, "target file")
     base = data.pop("base", None)
     if base is None:
         return data
-    parent = FOLDER / f"{base}.toml"
-    if not parent.is_file() or parent == path:
+    ours = {file.stem: file for file in FOLDER.glob("*.toml")}
+    parent = ours.get(base) if isinstance(base, str) else None
+    if parent is None or parent == path:
         raise UsageError(f"target file {path}: 'base' must be a target of ours, not {base!r}")
     tables = _tables(parent)
     for key, value in data.items():

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from . import memory
 from .dtypes import DType
 from .errors import ModelError
 from .tensor import Array, Tensor
@@ -105,12 +106,19 @@ def tensor_from_proto(proto: onnx.TensorProto, data: Extent | None = None) -> Te
     """
     if proto.HasField("segment"):
         raise ModelError(f"tensor '{proto.name}' is stored in segments, which nobody can read")
+    _check_shape(proto.dims, proto.name)
+    if data is None:
+        _check_data(proto, _dtype(proto))
     source = ProtoSource(proto) if data is None else ExternalSource(proto, data)
     return Tensor(dtype=_dtype(proto), shape=tuple(proto.dims), source=source)
 
 
 def tensor_from_sparse(proto: onnx.SparseTensorProto) -> Tensor:
-    """A lazy dense tensor over a sparse one."""
+    """A lazy dense tensor over a sparse one; `ModelError` when it is not complete."""
+    _check_shape(proto.dims, proto.values.name)
+    for part in (proto.values, proto.indices):
+        tensor_from_proto(part)
+    _check_sparse(proto)
     return Tensor(dtype=_dtype(proto.values), shape=tuple(proto.dims), source=SparseSource(proto))
 
 
@@ -171,6 +179,48 @@ def _dtype(proto: onnx.TensorProto) -> DType:
         raise ModelError(
             f"tensor '{proto.name}' has the unknown element type {proto.data_type}"
         ) from None
+
+
+def _check_shape(dims: Sequence[int], name: str) -> None:
+    if any(dim < 0 for dim in dims):
+        raise ModelError(f"tensor '{name}' has the impossible shape {list(dims)}")
+
+
+def _check_data(proto: onnx.TensorProto, dtype: DType) -> None:
+    """`ModelError` unless the proto has as many elements as its shape says."""
+    size: int = math.prod(proto.dims)
+    if dtype is DType.STRING:
+        have, want = len(proto.string_data), size
+    elif proto.HasField("raw_data"):
+        have, want = len(proto.raw_data), (size * dtype.bits + 7) // 8
+    elif dtype in _FIELDS:
+        pairs = dtype in (DType.COMPLEX64, DType.COMPLEX128)
+        have, want = len(getattr(proto, _FIELDS[dtype][0])), size * (1 + pairs)
+    else:
+        have, want = len(proto.int32_data), _entries(size, dtype)
+    if have != want:
+        raise ModelError(
+            f"tensor '{proto.name}' does not hold the data of shape {list(proto.dims)}; "
+            "the file is damaged"
+        )
+
+
+def _entries(size: int, dtype: DType) -> int:
+    """How many entries of `int32_data` hold `size` elements."""
+    return (size * dtype.bits + 7) // 8 if dtype.bits in (2, 4) else size
+
+
+def _check_sparse(proto: onnx.SparseTensorProto) -> None:
+    """`ModelError` unless all indices are inside; `OutOfMemory` when it is too large if dense."""
+    name, dims = proto.values.name, list(proto.dims)
+    values, indices = proto.values.dims, _decode(proto.indices)
+    size: int = math.prod(dims)
+    memory.check(size * _dtype(proto.values).numpy.itemsize, f"tensor '{name}', made dense,")
+    bounds = np.array(dims if indices.ndim == 2 else size, np.int64)
+    shapes = ((*values,), (*values, len(dims)))
+    fits = len(values) == 1 and indices.shape in shapes and indices.dtype == np.int64
+    if not fits or (indices < 0).any() or (indices >= bounds).any():
+        raise ModelError(f"sparse tensor '{name}' has indices that do not fit its shape {dims}")
 
 
 def _from_bytes(data: bytes | memoryview, dtype: DType, shape: tuple[int, ...]) -> Array:

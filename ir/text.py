@@ -18,6 +18,7 @@ Documentation strings, metadata and other things that do not compute are not par
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ import numpy as np
 import onnx
 
 from .dtypes import DType
+from .errors import ModelError
 from .external import ExternalFiles
 from .graph import Graph, Node, Value
 from .names import Names
@@ -47,7 +49,11 @@ def parse(text: str) -> Graph:
     Raises:
         ModelError: the text is malformed; line and column are given.
     """
-    graph = load_model(Parser(text).model(), ExternalFiles(None))
+    try:
+        model = Parser(text).model()
+    except RecursionError:
+        raise ModelError("the text is nested too deeply") from None
+    graph = load_model(model, ExternalFiles(None))
     for root in (graph, *graph.info.functions.values()):
         for part in root.graphs():
             for value in part.values():
@@ -176,12 +182,11 @@ class _Printer:
         return f"{name}: proto = {_text(attr.SerializeToString(deterministic=True))}"
 
     def tensor(self, proto: onnx.TensorProto) -> _Data:
-        tensor = tensor_from_proto(proto)
-        shape = f"[{','.join(map(str, tensor.shape))}]" if tensor.shape else ""
-        kind = f"{tensor.dtype.name.lower()}{shape}"
-        if self.elide is not None and tensor.size > self.elide:
+        shape = f"[{','.join(map(str, proto.dims))}]" if proto.dims else ""
+        kind = f"{DType(proto.data_type).name.lower()}{shape}"
+        if self.elide is not None and math.prod(proto.dims) > self.elide:
             return _Data(kind, "{...}")
-        return _Data(kind, f"{{{', '.join(_elements(tensor))}}}")
+        return _Data(kind, f"{{{', '.join(_elements(tensor_from_proto(proto)))}}}")
 
     def grid(self, grid: QuantInfo) -> str:
         zero = grid.zero_point

@@ -41,7 +41,7 @@ class Parser(Tokens):
         opsets = DEFAULT_OPSETS
         if self.next.text == "<":
             header = self.header()
-            opsets = header.pop("opset_import", {})
+            opsets = _opsets(header)
             self.fill(model, header)
         else:
             model.ir_version = DEFAULT_IR_VERSION
@@ -79,7 +79,7 @@ class Parser(Tokens):
     def function(self, function: onnx.FunctionProto) -> None:
         """Read a model-local function."""
         header = self.header()
-        for domain, version in header.pop("opset_import", {}).items():
+        for domain, version in _opsets(header).items():
             function.opset_import.add(domain=domain, version=version)
         self.fill(function, header)
         function.name = self.name()
@@ -193,6 +193,8 @@ class Parser(Tokens):
         """Read the elements of a tensor of type `kind`, in braces."""
         dtype, shape = DType(kind.elem_type), [dim.dim_value for dim in kind.shape.dim]
         start = self.at
+        if dtype is DType.UNDEFINED:
+            raise self.fail("data for a tensor whose type was said, and not this")
         items = self.sequence(self.element, "{", "}")
         try:
             if dtype is DType.STRING:
@@ -340,6 +342,18 @@ class Parser(Tokens):
             attr.type = ATTRIBUTE_TYPES[str(declared)]
         if declared and attr.type != ATTRIBUTE_TYPES[declared]:
             raise self.fail(f"a value of type {declared} for '{attr.name}' before this")
+
+
+def _opsets(header: dict[str, Any]) -> dict[str, int]:
+    """Take the versions of the operator sets out of a header."""
+    found = header.pop("opset_import", {})
+    if not isinstance(found, dict) or not all(_is_version(item) for item in found.values()):
+        raise ModelError(f"the header cannot say opset_import: {found!r}")
+    return found
+
+
+def _is_version(item: Any) -> bool:
+    return isinstance(item, int) and 0 <= item < 2**63
 
 
 def _check_range(items: list[Any], low: int, high: int) -> None:

@@ -106,7 +106,11 @@ class Tokens:
     def number(self) -> int | float:
         """Read an integer or a real."""
         text = self.take("number", "a number")
-        return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
+        try:
+            return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
+        except ValueError:  # thousands of digits
+            self.at -= 1
+            raise self.fail("a number of fewer digits") from None
 
     def integer(self) -> int:
         """Read an integer."""

@@ -7,7 +7,6 @@ scaled by work.
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,11 +16,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from .errors import UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from .toml_file import read_toml
 
 Source = Literal["measured", "scaled", "estimated"]
 """Where a time comes from: this operator, another of its class, or the target's rough costs."""
@@ -153,8 +148,8 @@ def read_timings(path: Path) -> Timings:
     Raises:
         UsageError: it cannot be read, or a key is missing or wrong.
     """
+    data = read_toml(path, "cost file")
     try:
-        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         pace = data.get("pace", {})
         return Timings(
             str(data["machine"]),
@@ -163,13 +158,9 @@ def read_timings(path: Path) -> Timings:
             float(pace.get("float", 1.0)),
             float(pace.get("integer", 1.0)),
         )
-    except OSError as error:
-        raise UsageError(f"cannot read cost file '{path}': {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"cost file '{path}' is not TOML: {error}") from None
     except KeyError as error:
         raise UsageError(f"cost file '{path}' has no {error}: make one by ptq-opt cost") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
         raise UsageError(f"cost file '{path}' is malformed: {error}") from None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..ir import Graph, GraphError, PtqError
+from ..ir.memory import told
 from ..ir.verify import verify
 from . import spec as specification
 from .base import Context, Pass, PassError, Report, total_edits
@@ -134,9 +135,9 @@ def _run_step(
     expected = check.outputs(graph) if check and item.preserves_function else None
     start, edits, nodes = time.perf_counter(), total_edits(graph), len(graph)
     try:
-        with context.progress(item.name, None):
+        with context.progress(item.name, None), told(f"pass '{item.name}'"):
             item.run(graph, context)
-    except (PtqError, MemoryError):
+    except PtqError:
         raise
     except Exception as error:
         raise PassError(f"pass '{item.name}' failed: {type(error).__name__}: {error}") from error

@@ -20,6 +20,7 @@ import numpy as np
 from ..ir import DType, Graph, Node, QuantInfo, Value
 from ..ir.clone import Mapping, extract
 from ..ir.evaluate import Runner, reduce
+from ..ir.memory import LIMIT
 from ..ir.tensor import Array
 from .layers import Clamp
 
@@ -251,8 +252,9 @@ class Store:
     """
 
     def __init__(self, budget: int, folder: Path) -> None:
-        """Keep up to `budget` bytes in memory; files go to `folder`."""
-        self.left = budget
+        """Keep up to `budget` bytes in memory, and an eighth of its limit; files go to `folder`."""
+        limit = LIMIT.get()
+        self.left = budget if limit is None else min(budget, limit // 8)
         self.folder = folder
         self.shifts: dict[Value, Array] = {}
         self._held: dict[tuple[Value, int], Any] = {}

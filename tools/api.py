@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..ir import DataError, Graph, PtqError, UsageError, load, save
+from ..ir.blas import one_thread
 from ..ir.clone import clone
 from ..ir.evaluate import THREADS
 from ..ir.external import spilling
@@ -246,6 +247,7 @@ def quantize(
     size, nodes = weight_bytes(graph), len(graph)
     with ExitStack() as stack:
         stack.callback(THREADS.reset, THREADS.set(threads))
+        stack.enter_context(one_thread())
         stack.enter_context(working(workers, cluster, work, threads or 1))
         reference = None
         if data is not None or ("ranges" in facts and not data_free):

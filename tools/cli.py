@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..ir import Graph, UsageError
+from ..ir.memory import limited, parse_size
 from ..ir.target import DEFAULT as DEFAULT_TARGET
 from ..passes import Instruments, Pass, Pipeline
 from ..passes.base import no_progress
@@ -73,6 +74,7 @@ class Options:
     suggest: bool
     seed: int
     threads: int
+    memory: str | None
     workers: int
     cluster: str | None
     work: Path | None
@@ -213,6 +215,7 @@ class Command(click.Command):
 @click.option("--suggest", is_flag=True, help="Print commands that may do better.")
 @click.option("--seed", default=0, help="Of every random choice.")
 @click.option("--threads", default=0, help="Of one operator; 0 for one per core.")
+@click.option("--memory", metavar="SIZE", help="Stay within 4GB, 512MiB ... of memory, or end.")
 @click.option("--workers", default=1, help="Processes on this machine that share the work.")
 @click.option("--cluster", metavar="ADDRESS", help="Dask's workers instead: tcp://..., local:N.")
 @click.option("--work", metavar="DIR", type=FILE, help="Keep results here; a killed run goes on.")
@@ -259,7 +262,8 @@ def run(options: Options) -> None:
             check_writable(path)
     for path in options.report:
         pages.check(path)
-    _quantize(dataclasses.replace(options, output=output), pipeline, output)
+    with limited(None if options.memory is None else parse_size(options.memory)):
+        _quantize(dataclasses.replace(options, output=output), pipeline, output)
 
 
 def _quantize(options: Options, pipeline: Pipeline, output: Path) -> None:

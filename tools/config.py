@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from ..ir import UsageError
+from ..ir.toml_file import read_toml
 from ..passes.registry import nearest
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
@@ -30,16 +25,21 @@ def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
     Raises:
         UsageError: the file cannot be read, or a key is unknown.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise UsageError(f"cannot read configuration '{path}': {error.strerror}") from None
-    except ValueError as error:  # both parsers' errors, and text that is not UTF-8
-        raise UsageError(f"configuration '{path}' is malformed: {error}") from None
+    data = _read_json(path) if path.suffix == ".json" else read_toml(path, "configuration")
     if not isinstance(data, dict):
         raise UsageError(f"configuration '{path}' must be a table of options")
     for key in data:
         if key not in known:
             raise UsageError(f"configuration '{path}' has no option '{key}'{nearest(key, known)}")
     return {key.replace("-", "_"): value for key, value in data.items()}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read configuration '{path}': {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"configuration '{path}' is not JSON: {error}") from None
+    except RecursionError:
+        raise UsageError(f"configuration '{path}' is nested too deeply") from None

@@ -93,11 +93,33 @@ def test_nothing_outside_the_folder_is_read(tmp_path: Path, location: str) -> No
         ({"length": "8"}, "needs 16384 bytes, its external data has 8"),
         ({"offset": "eight"}, "must be integers"),
         ({"location": "gone.bin"}, "cannot read data file .*gone.bin"),
+        ({"location": "."}, "not inside the model's folder"),
+        ({"location": "w.bin\0"}, "not inside the model's folder"),
+        ({"location": "w" * 5000}, "cannot read data file .*name too long"),
+        ({"offset": "9" * 5000}, "must be integers"),
     ],
 )
 def test_bad_references_are_errors(tmp_path: Path, entries: dict[str, str], message: str) -> None:
     path = write(tmp_path, **{"location": "w.bin", **entries})
     with pytest.raises(ModelError, match=f"'w'.*{message}"):
+        load(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = write(tmp_path, location="pipe")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ModelError, match=r"'w': cannot read .*: it is not a regular file"):
+        load(path)
+    with pytest.raises(ModelError, match="pipe': it is not a regular file"):
+        load(tmp_path / "pipe")
+
+
+def test_a_declared_size_of_terabytes_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path, location="w.bin")
+    model = onnx.load(path, load_external_data=False)
+    model.graph.initializer[0].dims[:] = [10**13]
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="'w': bytes 0 to 40000000000000 are beyond the 16392"):
         load(path)
 
 

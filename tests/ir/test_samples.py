@@ -1,9 +1,12 @@
 """Calibration data in every form, checked against the model's inputs."""
 
 import logging
+import shutil
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -12,7 +15,7 @@ import onnx
 import pytest
 from onnxruntime.quantization import CalibrationDataReader
 
-from ptq_opt.ir import DataError, DType, Tensor, UsageError, Value
+from ptq_opt.ir import DataError, DType, Tensor, UsageError, Value, memory
 from ptq_opt.ir.samples import Feeds, Samples, open_samples, random_samples
 
 IMAGE = Value("image", DType.FLOAT, (1, 3, 2, 2))
@@ -352,6 +355,80 @@ def test_an_unknown_name_is_ignored_and_reported_once(caplog: pytest.LogCaptureF
     assert [record.getMessage() for record in caplog.records] == [
         "sample 0: 'label' is no input of the model and is ignored"
     ]
+
+
+@pytest.mark.parametrize("name", ["all.npy", "all.npz"])
+def test_the_file_of_stacked_samples_is_named(name: str, tmp_path: Path) -> None:
+    images = np.stack([image(0), image(1) * np.nan])
+    if name == "all.npy":
+        np.save(tmp_path / name, images)
+    else:
+        np.savez(tmp_path / name, image=images)
+    with pytest.raises(DataError, match=rf"sample 1 \({name}\): input 'image' holds NaN"):
+        list(open_samples(tmp_path / name, [IMAGE]))
+
+
+def header(shape: str, kind: str = "<f4") -> bytes:
+    """The beginning of an .npy."""
+    text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}"
+    return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text.encode()
+
+
+@pytest.mark.parametrize("form", ["npy", "npz", "folder"])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (header("(10000000000000,)") + b"\0" * 8, "its header speaks of 40,000,000,000,"),
+        (header("(-1,)") + b"\0" * 8, "its header speaks of"),
+        (header("(2,)", "|O") + b"\x80\x04K\x01.", "holds Python objects"),
+        (b"\x93NUMPY\2\0\xff\xff\xff\xff", "is no plain array"),
+        (b"\x93NUMPY\1\0\xff\xff", "EOF"),
+        (header("(1,)", "<U1") + b"\0\0\xff\0", "a text in it is damaged"),
+        (b"", "EOF"),
+    ],
+)
+def test_what_a_header_declares_must_be_there(
+    form: str, data: bytes, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"bad.{'npy' if form == 'npy' else 'npz'}"
+    path.write_bytes(data)
+    if form != "npy":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("image.npy", data)
+    with pytest.raises(DataError, match=f"cannot read '.*bad.np.': .*{message}"):
+        list(open_samples(tmp_path if form == "folder" else path, [IMAGE]))
+
+
+def test_an_archive_that_grows_beyond_the_disk_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(tmp_path / "bomb.npz", image=np.zeros((300, 3, 10, 10), np.float32))
+    assert (tmp_path / "bomb.npz").stat().st_size < 2000
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
+    with pytest.raises(DataError, match=r"npz': unpacked it has 360,128 bytes, .* 100,000 left"):
+        open_samples(tmp_path / "bomb.npz", [IMAGE])
+
+
+def test_an_archive_that_grows_beyond_memory_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(tmp_path / "bomb.npz", image=np.zeros((300, 3, 10, 10), np.float32))
+    token = memory.LIMIT.set(100_000)
+    try:
+        with pytest.raises(DataError, match=r"it needs 360,128 bytes, more than the limit"):
+            list(open_samples(tmp_path, [IMAGE]))
+    finally:
+        memory.LIMIT.reset(token)
+
+
+def test_tensors_in_files_read_nothing_outside_their_folder(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"\0" * 4)
+    proto = onnx.TensorProto(data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    proto.external_data.add(key="location", value="../secret")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "input_0.pb").write_bytes(proto.SerializeToString())
+    with pytest.raises(DataError, match=r"input_0.pb': .*'../secret' is not inside"):
+        list(open_samples(tmp_path / "set", [Value("x", DType.FLOAT, (1,))]))
 
 
 def test_the_file_of_a_bad_sample_is_named(tmp_path: Path) -> None:

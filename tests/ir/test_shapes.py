@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ptq_opt.ir import DType, Graph, Tensor, Value, load
+from ptq_opt.ir import DType, Graph, ModelError, Tensor, Value, load
 from ptq_opt.ir.shapes import correct, infer
 from ptq_opt.ir.text import parse
 from ptq_opt.tools.corpus.cases import all_models
@@ -168,3 +168,14 @@ def test_no_model_makes_it_fail_or_forget() -> None:
             assert dtype in (None, value.dtype), name
             pairs = zip(shape or (), value.shape or (), strict=shape is not None)
             assert all(new == old or not isinstance(old, int) for old, new in pairs), name
+
+
+def test_what_inference_refuses_is_an_error_of_ours() -> None:
+    graph = parse(
+        """
+        <ir_version: 9, opset_import: ["": 18]> g (float x) => (float y) { y = own.same(x) }
+        <domain: "own", opset_import: ["": 18]> same (p) => (r) { r = Relu(p) }
+        """
+    )
+    with pytest.raises(ModelError, match=r"cannot be inferred: .*No opset import for domain own"):
+        infer(graph)

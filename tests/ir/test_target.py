@@ -88,3 +88,19 @@ def test_a_base_that_is_none_of_ours(tmp_path: Path) -> None:
 def test_a_missing_file() -> None:
     with pytest.raises(UsageError, match="cannot read target file"):
         find_target("nowhere/chip.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = " + "[" * 3000, "is nested too deeply"),
+        ("x = " + "9" * 5000, "is not TOML"),
+        ('base = "' + "a" * 5000 + '"', "'base' must be a target of ours"),
+        ("base = [1]", "'base' must be a target of ours"),
+    ],
+)
+def test_hostile_files(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=f"target file .*mine.toml.* {message}"):
+        find_target(path)

@@ -1,11 +1,14 @@
 """Constant data: every element type goes through files unchanged."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
 from ptq_opt.ir import DType, ModelError, Tensor
+from ptq_opt.ir.errors import OutOfMemory
 from ptq_opt.ir.tensor_io import (
     stored_bytes,
     tensor_from_proto,
@@ -90,7 +93,45 @@ def test_sparse_tensors_read_as_dense_ones() -> None:
 def test_data_of_another_size_than_the_shape_is_an_error() -> None:
     proto = onnx.TensorProto(name="w", dims=[3], data_type=TensorProto.FLOAT, raw_data=b"\0" * 8)
     with pytest.raises(ModelError, match=r"'w' does not hold the data of shape \[3\]"):
-        tensor_from_proto(proto).numpy()
+        tensor_from_proto(proto)
+
+
+@pytest.mark.parametrize("field", ["float_data", "string_data", "int32_data", "raw_data"])
+def test_a_shape_without_its_data_is_an_error_before_anything_is_allocated(field: str) -> None:
+    kinds = {"string_data": TensorProto.STRING, "int32_data": TensorProto.INT8}
+    proto = onnx.TensorProto(name="w", dims=[10**13], data_type=kinds.get(field, TensorProto.FLOAT))
+    proto.raw_data = b"\0" * 8
+    if field != "raw_data":
+        proto.ClearField("raw_data")
+        getattr(proto, field).append({"float_data": 1.0, "string_data": b"a"}.get(field, 1))
+    with pytest.raises(ModelError, match=r"'w' does not hold the data of shape \[10{13}\]"):
+        tensor_from_proto(proto)
+
+
+def test_negative_sizes_are_an_error() -> None:
+    proto = onnx.TensorProto(name="w", dims=[-1, -2], data_type=1, raw_data=b"\0" * 8)
+    with pytest.raises(ModelError, match=r"'w' has the impossible shape \[-1, -2\]"):
+        tensor_from_proto(proto)
+
+
+@pytest.mark.parametrize(
+    ("indices", "shape"),
+    [([1, 6], [2, 3]), ([-1, 2], [2, 3]), ([1], [2, 3]), ([[0, 3], [0, 0]], [2, 3]), ([1, 2], [])],
+)
+def test_indices_outside_a_sparse_tensor_are_an_error(indices: list[int], shape: Any) -> None:
+    proto = onnx.SparseTensorProto(dims=shape)
+    proto.values.CopyFrom(numpy_helper.from_array(np.float32([5, 6]), "w"))
+    proto.indices.CopyFrom(numpy_helper.from_array(np.array(indices)))
+    with pytest.raises(ModelError, match="'w' has indices that do not fit its shape"):
+        tensor_from_sparse(proto)
+
+
+def test_a_sparse_tensor_too_large_for_the_machine_is_an_error() -> None:
+    proto = onnx.SparseTensorProto(dims=[10**7, 10**7])
+    proto.values.CopyFrom(numpy_helper.from_array(np.float32([5]), "w"))
+    proto.indices.CopyFrom(numpy_helper.from_array(np.array([3])))
+    with pytest.raises(OutOfMemory, match="'w', made dense, needs 400,000,000,000,000 bytes"):
+        tensor_from_sparse(proto)
 
 
 def test_unknown_element_types_are_an_error() -> None:

@@ -214,3 +214,18 @@ def test_comments_are_skipped() -> None:
     graph = parse("# before\ng (float x) => (float y) { # here\n y = Relu(x) # and there\n}")
     assert [node.op for node in graph] == ["Relu"]
     assert len(save(graph).graph.node) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("g (" + "seq(" * 5000, "nested too deeply"),
+        ("g (float[" + "9" * 5000, "line 1, column 10: expected a number of fewer digits"),
+        ('<ir_version: 9, opset_import: "18"> g () => () {}', "cannot say opset_import: '18'"),
+        ('<ir_version: 9, opset_import: ["": -1]> g () => () {}', "cannot say opset_import"),
+        ("g () => () <w = {1}> {}", "line 1, column 17: expected data for a tensor whose type"),
+    ],
+)
+def test_hostile_texts(text: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        parse(text)

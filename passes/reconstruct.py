@@ -11,7 +11,14 @@ from ..ir.tensor import Array
 from .rounding import Quadratic, Steps, descend, exchange, gptq
 
 DAMPING = 0.01
-"""Of the mean second moment, added to each: what few samples say counts less (GPTQ)."""
+"""Of the mean second moment, added to each, at least (GPTQ)."""
+SHARE = 0.125
+"""The same per weight of a row and sample: what few samples say about many weights counts less.
+
+Samples count and not places, as those of one image are alike. On photos that none learned from, 1
+serves a layer of MobileNet-v2 with 960 inputs best and 0.01 one with 16, given 33 views of 16
+others: errors 3.8 and 3.3 dB below those of the nearest integers, and 1.6 and 2.3 dB the other way.
+"""
 FACTORS = np.linspace(1.0, 0.45, 23)
 """Scales to try for weights of few bits, relative to the one that covers all of them."""
 FEW_BITS = 4
@@ -123,6 +130,7 @@ def reconstruct(
     steps: Steps,
     usual: Rounded,
     *,
+    damping: float = DAMPING,
     one_scale: bool = False,
     by_order: bool = False,
 ) -> Rounded:
@@ -134,11 +142,12 @@ def reconstruct(
         bias: float32 [outputs].
         steps: their grid.
         usual: integers to start from; no row of the result has a larger error.
+        damping: see `damping_for`.
         one_scale: all rows have the same factor.
         by_order: see `gptq`.
     """
     best = usual
-    loss = quadratic(data, weights, bias, usual.reals(steps), usual.bias)
+    loss = quadratic(data, weights, bias, usual.reals(steps), usual.bias, damping)
     sets = (len(loss.hessian), -1)
     rows, grid = weights.reshape(*sets, weights.shape[-1]), steps.reshape(sets, weights.shape)
     for factors in candidates(rows, loss, grid, one_scale=one_scale):
@@ -183,7 +192,19 @@ def candidates(rows: Array, loss: Quadratic, steps: Steps, *, one_scale: bool) -
         yield np.where(far, FACTORS[order[rank]], 1.0)[..., None].astype(np.float32)
 
 
-def quadratic(data: Data, weights: Array, bias: Array, around: Array, shift: Array) -> Quadratic:
+def damping_for(weights: int, samples: int) -> float:
+    """What to add to second moments, relative to their mean, for so many weights per row."""
+    return max(DAMPING, SHARE * weights / samples)
+
+
+def quadratic(
+    data: Data,
+    weights: Array,
+    bias: Array,
+    around: Array,
+    shift: Array,
+    damping: float = DAMPING,
+) -> Quadratic:
     """The loss as a function of the change of `weights`, the bias following the mean.
 
     Which samples count is decided at the weights `around` with bias `shift`. Without a clamp all
@@ -209,6 +230,6 @@ def quadratic(data: Data, weights: Array, bias: Array, around: Array, shift: Arr
                 asked = asked - asked.mean()
             hessian[output], linear[output, 0] = inputs.T @ inputs, asked @ inputs
     mean = np.diagonal(hessian, axis1=1, axis2=2).mean(1)
-    damping = DAMPING * mean + 1e-6 * max(float(mean.max()), 1e-20)
-    hessian += damping[:, None, None] * np.eye(size, dtype=np.float32)
+    added = damping * mean + 1e-6 * max(float(mean.max()), 1e-20)
+    hessian += added[:, None, None] * np.eye(size, dtype=np.float32)
     return Quadratic(hessian / len(wish), linear / len(wish))

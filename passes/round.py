@@ -22,7 +22,7 @@ from .bias import set_bias
 from .judge import contest
 from .layers import Clamp, Layer, clamp_behind, find_layers, last_layers
 from .quant import write_qdq
-from .reconstruct import FEW_BITS, Data, Rounded, reconstruct, settled
+from .reconstruct import FEW_BITS, Data, Rounded, damping_for, reconstruct, settled
 from .rounding import Steps
 from .saturate import filters, multiplies_pairs, overflows
 from .units import weight_axis
@@ -132,7 +132,7 @@ class Round(Pass):
                 stop += len(visits)
                 runs = zip(plain.visit(k), *visits, strict=True)
                 data, held = self._collect(twin, clamp_behind(ends[k]), runs, walker.count, rng)
-                solve = partial(self._solve, twin, data, held, context.target)
+                solve = partial(self._solve, twin, data, held, walker.count, context.target)
                 *parts, changed = keep(k, solve)
                 found = Rounded(*parts)
                 kept += bool(changed)
@@ -166,7 +166,9 @@ class Round(Pass):
         wish = np.clip(np.concatenate(targets), low, high)
         return Data(rows, np.concatenate(beside), wish, low, high), np.concatenate(held)
 
-    def _solve(self, layer: Layer, data: Data, held: Array, target: Target) -> list[Array]:
+    def _solve(
+        self, layer: Layer, data: Data, held: Array, samples: int, target: Target
+    ) -> list[Array]:
         """The parts of a layer's `Rounded`, and whether they are others than the nearest."""
         info, old = layer.weights.quant, layer.bias
         assert info is not None
@@ -183,6 +185,7 @@ class Round(Pass):
             bias,
             steps,
             usual,
+            damping=damping_for(weights.shape[-1], samples),
             one_scale=info.axis is None,
             by_order=self.by_order and layer.node.op != "Conv",
         )

@@ -17,7 +17,9 @@ from ptq_opt.ir.verify import verify
 from ptq_opt.passes import Context, Pipeline, Report
 from ptq_opt.passes.layers import find_layers
 from ptq_opt.passes.quant import write_qdq
+from ptq_opt.passes.reconstruct import DAMPING, Data, damping_for, reconstruct, settled
 from ptq_opt.passes.round import Round, grid_of, shortcut
+from ptq_opt.passes.rounding import Steps
 from ptq_opt.passes.saturate import filters, overflows
 
 ORT = find_target("ort-cpu")
@@ -196,3 +198,40 @@ def test_few_bits_use_the_lowest_integer_too() -> None:
     (layer,) = find_layers(graph, Report(""))
     assert layer.weights.quant is not None and layer.weights.quant.limits == (-7, 7)
     assert (grid_of(layer).low, grid_of(layer).high) == (-8, 7)
+
+
+# -- few samples -----------------------------------------------------------------------------------
+
+
+def test_damping_grows_with_weights_and_shrinks_with_samples() -> None:
+    assert damping_for(weights=9, samples=300) == DAMPING
+    assert damping_for(weights=960, samples=24) == 5.0
+    assert damping_for(weights=960, samples=240) == 0.5
+
+
+def test_few_samples_teach_many_weights_with_care() -> None:
+    """What 24 samples of 10 places say about 96 weights serves other samples less than these."""
+    rng = np.random.default_rng(0)
+    mix = rng.standard_normal((96, 96))
+    weights = rng.standard_normal((1, 32, 96)).astype(np.float32)
+    steps = Steps(np.full((1, 32, 1), 0.4, np.float32), np.zeros((1, 32, 1), np.float32), -8, 7)
+    bias = np.zeros(32, np.float32)
+
+    def data(samples: int) -> Data:
+        own = rng.standard_normal((samples, 1, 96)) + 0.3 * rng.standard_normal((samples, 10, 96))
+        real = (own @ mix).reshape(-1, 96)
+        disturbed = real + 2 * rng.standard_normal(real.shape)
+        inputs, targets = disturbed.astype(np.float32), (real @ weights[0].T).astype(np.float32)
+        return Data(inputs[None], np.zeros_like(targets), targets)
+
+    learn, unseen = data(24), data(400)
+    ones = np.ones((1, 32, 1), np.float32)
+    usual = settled(learn, steps, steps.nearest(weights), ones, bias)
+
+    def error(damping: float) -> float:
+        found = reconstruct(learn, weights, bias, steps, usual, damping=damping)
+        return float(unseen.error(unseen.outputs(found.reals(steps)) + found.bias).sum())
+
+    nearest = float(unseen.error(unseen.outputs(usual.reals(steps)) + usual.bias).sum())
+    assert error(DAMPING) > 2 * nearest
+    assert error(damping_for(96, 24)) < nearest

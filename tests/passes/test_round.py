@@ -78,7 +78,7 @@ def test_few_bits(weights: str, activations: str) -> None:
         y = Conv <pads = [1,1,1,1], group = 8> (r, v)""",
         "float[1,8,8,8] x", w=noise(8, 8, 3, 3), b=noise(8), v=noise(8, 1, 3, 3, seed=4),
     )  # fmt: skip
-    samples = alike(graph, 40)
+    samples = alike(graph, 160)
     context = Context(target, samples=open_samples(samples, graph.inputs))
     Pipeline("plan,zero-filter,saturate").run(graph, context)
     original = clone(graph)[0]

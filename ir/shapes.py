@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx
 
-from .errors import ModelError
+from .errors import ModelError, OutOfMemory
 from .graph import Graph, Shape, Value
 from .names import Names
 from .onnx_save import save_model
@@ -53,11 +53,17 @@ def correct(graph: Graph) -> dict[Value, Shape]:
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
-    """The graph of `model` with what ONNX infers; `ModelError` when it refuses the model."""
+    """The graph of `model` with what ONNX infers.
+
+    Raises `ModelError` when it refuses the model, `OutOfMemory` when it declares huge shapes.
+    """
     try:
         return onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     except MemoryError:
-        raise
+        what = "more memory than there is: an operator may declare a size that makes no sense"
+        raise OutOfMemory(
+            f"the shapes of the model cannot be inferred, which needs {what}"
+        ) from None
     except Exception as error:  # its own class, and whatever its C++ throws
         raise ModelError(f"the shapes of the model cannot be inferred: {error}") from None
 

@@ -337,7 +337,12 @@ class Parser(Tokens):
         if declared in ("float", "floats"):
             items = [float(item) for item in items]
         if items:
-            write_plain(attr, attr.name, items if is_list else items[0])
+            try:
+                write_plain(attr, attr.name, items if is_list else items[0])
+            except ValueError:
+                raise self.fail(
+                    f"numbers of at most 64 bits for '{attr.name}' before this"
+                ) from None
         else:
             attr.type = ATTRIBUTE_TYPES[str(declared)]
         if declared and attr.type != ATTRIBUTE_TYPES[declared]:

@@ -1,9 +1,11 @@
 """Shape inference fills gaps and never forgets."""
 
 import numpy as np
+import onnx
 import pytest
 
 from ptq_opt.ir import DType, Graph, ModelError, Tensor, Value, load
+from ptq_opt.ir.errors import OutOfMemory
 from ptq_opt.ir.shapes import correct, infer
 from ptq_opt.ir.text import parse
 from ptq_opt.tools.corpus.cases import all_models
@@ -179,3 +181,12 @@ def test_what_inference_refuses_is_an_error_of_ours() -> None:
     )
     with pytest.raises(ModelError, match=r"cannot be inferred: .*No opset import for domain own"):
         infer(graph)
+
+
+def test_an_inference_without_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError("std::bad_alloc")
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", refuse)
+    with pytest.raises(OutOfMemory, match="shapes of the model cannot be inferred"):
+        infer(parse("g (float[1] x) => (float y) { y = Relu(x) }"))

@@ -223,6 +223,10 @@ def test_comments_are_skipped() -> None:
         ("g (float[" + "9" * 5000, "line 1, column 10: expected a number of fewer digits"),
         ('<ir_version: 9, opset_import: "18"> g () => () {}', "cannot say opset_import: '18'"),
         ('<ir_version: 9, opset_import: ["": -1]> g () => () {}', "cannot say opset_import"),
+        (
+            f"g (float x) => (float y) {{ y = Flatten <axis = {10**29}> (x) }}",
+            "expected numbers of at most 64 bits for 'axis'",
+        ),
         ("g () => () <w = {1}> {}", "line 1, column 17: expected data for a tensor whose type"),
     ],
 )

@@ -170,7 +170,7 @@ def test_configuration_has_the_keys_of_the_command_line(
     ("text", "cure"),
     [
         ("sampels = 3", "did you mean 'samples'"),
-        ("samples = ", "malformed"),
+        ("samples = ", "is not TOML"),
         ("samples = 'many'", "not a valid integer"),
     ],
 )

@@ -59,7 +59,7 @@ def parse(text: str) -> Graph:
             for value in part.values():
                 grid = _take(value, GRID)
                 if grid is not None:
-                    value.quant = _grid(json.loads(grid))
+                    value.quant = _grid(json.loads(grid), value)
             for node in part.order():
                 node.precision = _take(node, PRECISION)
     return graph
@@ -336,15 +336,17 @@ def _take(holder: Value | Node, key: str) -> str | None:
     return found
 
 
-def _grid(fields: dict[str, Any]) -> QuantInfo:
-    scale = np.array(fields["scale"], np.float32)
-    zero = np.array(np.broadcast_to(fields["zero_point"], scale.shape), np.int32)
-    return QuantInfo(
-        DType(fields["dtype"]),
-        scale,
-        zero,
-        fields.get("axis"),
-        fields.get("block", 0),
-        fields.get("narrow", False),
-        np.array(fields["integers"], np.int32) if "integers" in fields else None,
-    )
+def _grid(fields: dict[str, Any], value: Value) -> QuantInfo:
+    try:
+        scale = np.array(fields["scale"], np.float32)
+        return QuantInfo(
+            DType(fields["dtype"]),
+            scale,
+            np.array(np.broadcast_to(fields["zero_point"], scale.shape), np.int32),
+            fields.get("axis"),
+            fields.get("block", 0),
+            fields.get("narrow", False),
+            np.array(fields["integers"], np.int32) if "integers" in fields else None,
+        )
+    except (ValueError, OverflowError) as error:  # ragged lists, numbers beyond their type
+        raise ModelError(f"the grid of '{value.name}' makes no sense: {error}") from None

@@ -98,7 +98,7 @@ class Parser(Tokens):
 
     def parameter(self) -> str | Attr:
         """Read an attribute parameter of a function: a name, or an attribute with its default."""
-        after = self.tokens[self.at + 1].text
+        after = self.following.text
         return self.attribute() if after in (":", "=") else self.name()
 
     def graph(self, graph: onnx.GraphProto) -> None:
@@ -136,7 +136,7 @@ class Parser(Tokens):
 
     def starts_type(self) -> bool:
         """True when a type comes next, and not a value that is called like one."""
-        after = self.tokens[self.at + 1].text
+        after = self.following.text
         return (
             self.next.kind == "word"
             and self.next.text in RESERVED
@@ -321,7 +321,7 @@ class Parser(Tokens):
             self.tensor_type(kind.tensor_type)
             attr.type = Attr.TENSOR
             attr.t.CopyFrom(self.literal(kind.tensor_type))
-        elif self.next.kind == "word" or self.tokens[self.at + 1].text == "(":
+        elif self.next.kind == "word" or self.following.text == "(":
             attr.type = Attr.GRAPH
             self.graph(attr.g)
         else:
@@ -334,16 +334,15 @@ class Parser(Tokens):
         items = self.sequence(self.element, "[", "]") if is_list else [self.element()]
         if not items and declared is None:
             raise self.fail(f"the type of the empty list '{attr.name}' before it")
-        if declared in ("float", "floats"):
-            items = [float(item) for item in items]
-        if items:
-            try:
+        try:
+            if declared in ("float", "floats"):
+                items = [float(item) for item in items]
+            if items:
                 write_plain(attr, attr.name, items if is_list else items[0])
-            except ValueError:
-                raise self.fail(
-                    f"numbers of at most 64 bits for '{attr.name}' before this"
-                ) from None
-        else:
+        except ValueError:
+            kind = declared or "numbers of at most 64 bits"
+            raise self.fail(f"{kind} for '{attr.name}' before this") from None
+        if not items:
             attr.type = ATTRIBUTE_TYPES[str(declared)]
         if declared and attr.type != ATTRIBUTE_TYPES[declared]:
             raise self.fail(f"a value of type {declared} for '{attr.name}' before this")

@@ -50,6 +50,11 @@ class Tokens:
         """The token to be read."""
         return self.tokens[self.at]
 
+    @property
+    def following(self) -> Token:
+        """The token after that; at the end of the text the last one."""
+        return self.tokens[min(self.at + 1, len(self.tokens) - 1)]
+
     def fail(self, wanted: str) -> ModelError:
         """The error for finding something else than `wanted` here."""
         before = self.text[: self.next.position]
@@ -113,9 +118,9 @@ class Tokens:
             raise self.fail("a number of fewer digits") from None
 
     def integer(self) -> int:
-        """Read an integer."""
+        """Read an integer of 64 bits."""
         number = self.number()
-        if not isinstance(number, int):
+        if not isinstance(number, int) or not -(2**63) <= number < 2**63:
             self.at -= 1
-            raise self.fail("an integer")
+            raise self.fail("an integer of at most 64 bits")
         return number

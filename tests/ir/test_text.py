@@ -227,6 +227,13 @@ def test_comments_are_skipped() -> None:
             f"g (float x) => (float y) {{ y = Flatten <axis = {10**29}> (x) }}",
             "expected numbers of at most 64 bits for 'axis'",
         ),
+        ("g (float x) => (float y) { y = A <a: float = [bad]> (x) }", "expected"),
+        (f"g (float[{2**63}] x) => () {{}}", "expected an integer of at most 64 bits"),
+        ("g (float x) => (float y) { y = A <a =", "line 1, column 38: expected"),
+        (
+            f"g (float x ~ int8(1.0, {10**29})) => (float x) {{}}",
+            "the grid of 'x' makes no sense",
+        ),
         ("g () => () <w = {1}> {}", "line 1, column 17: expected data for a tensor whose type"),
     ],
 )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..ir import Graph, Node
 from ..ir.clone import clone
 from ..passes import Context, Pass
-from ..passes.base import Report as PassReport
 from ..passes.hold import Drop
 from ..passes.plan import Plan
 from ..passes.quant import write_qdq
+from ..passes.ranges import planned
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,7 @@ def bisect(stages: Stages, unplanned: tuple[Graph, Context] | None, goal: Drop) 
 
 def first(last: int, bad: Callable[[int], bool]) -> int:
     """The first of 0 ... `last` that is bad; `last` is known to be."""
-    low, high = 0, last
-    while low < high:
-        middle = (low + high) // 2
-        if bad(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return high
+    return bisect_left(range(last), True, key=bad)
 
 
 def deployed(graph: Graph, unplanned: tuple[Graph, Context] | None) -> Graph:
@@ -110,7 +104,7 @@ def deployed(graph: Graph, unplanned: tuple[Graph, Context] | None) -> Graph:
 
 def _layer(graph: Graph, context: Context, goal: Drop) -> str:
     """The first operator that is too much, by plans that keep all behind it in float."""
-    integers = [node for node in _planned(graph, context, ()) if node.precision == "int8"]
+    integers = [node for node in _planned(graph, context, ()).order() if node.precision == "int8"]
 
     def bad(k: int) -> bool:
         return goal(deployed(_planned(graph, context, integers[k + 1 :]), (graph, context))) > 0
@@ -122,6 +116,5 @@ def _planned(graph: Graph, context: Context, floats: Sequence[Node]) -> Graph:
     """A planned copy in which operators named like `floats` stay in float."""
     names = (node.name or node.output.name for node in floats)
     exclude = (*context.exclude, *(f"^{re.escape(name)}$" for name in names))
-    copy = clone(graph)[0]
-    Plan().run(copy, replace(context, exclude=exclude, report=PassReport(""), results={}))
-    return copy
+    assert context.calibration is not None
+    return planned(graph, context.calibration, replace(context, exclude=exclude))[0]

@@ -152,7 +152,7 @@ def _results(graph: Graph) -> dict[str, Value]:
 
 
 def _interface(kind: str, here: Mapping[str, Value], there: Mapping[str, Value]) -> Iterator[str]:
-    for name in here.keys() | there.keys():
+    for name in dict.fromkeys((*here, *there)):
         if name not in here or name not in there:
             yield f"{kind} '{name}' only in the {'first' if name in here else 'second'} model"
             continue

@@ -33,9 +33,8 @@ class Histogram:
 
     Bins reach over all values and 0, as the grid of a tensor does. Their widths are powers of two,
     their edges multiples of these. When a row's data outgrow its bins, pairs of bins are merged:
-    no count is lost, and the result depends on the data only, not on their order or division (but
-    for elements 2**100 times smaller than others, which count as 0). State: rows x bins counts,
-    whatever the number of samples.
+    no count is lost, and the result depends on the data only, not on their order or division.
+    State: rows x bins counts, whatever the number of samples.
 
     Attributes:
         counts: int64 [rows, bins].
@@ -59,7 +58,9 @@ class Histogram:
         """
         self._cover(np.minimum(low, self.low), np.maximum(high, self.high))
         rows, bins = self.counts.shape
-        scale = np.ldexp(np.float32(1), -self.exponent).astype(np.float32)[:, None]
+        # Scaling up is exact in float32; scaling down could turn a negative element into 0.
+        exact = np.float32 if (self.exponent <= 0).all() else np.float64
+        scale = np.ldexp(exact(1), -self.exponent).astype(exact)[:, None]
         origin = (np.arange(rows) * bins - self.start)[:, None]
         flat = self.counts.reshape(-1)
         step = max(_CHUNK, flat.size) // rows

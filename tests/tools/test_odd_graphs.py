@@ -350,6 +350,7 @@ def a_branch(graph: Graph) -> None:
         body.set_outputs([body.add("Abs", [inner]).output], ["out"])
         bodies[name] = body
     made = graph.add("If", [on], bodies, captures=[old]).output
+    made.dtype, made.shape = old.dtype, old.shape
     graph.set_outputs([*graph.outputs[:-1], made], list(graph.output_names))
 
 

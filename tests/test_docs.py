@@ -18,6 +18,7 @@ from doc_examples import FENCED, Block, blocks, run
 from small_model import make_samples, small_model
 
 from ptq_opt.ir import Graph, target
+from ptq_opt.ir.samples import open_samples
 from ptq_opt.ir.shapes import infer
 from ptq_opt.ir.text import parse, print_graph
 from ptq_opt.passes import Context
@@ -34,6 +35,7 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 GRAPHS = [(d, b) for d in DOCS for b in blocks(d) if b.language == "graph"]
+NUMBER = re.compile(r"-?\b\d+(?:\.\d+)?(?:e[-+]?\d+)?\b")
 RUNNABLE = ("python", "toml", "c", "cmake", "sh", "console")
 NEEDS = "needs "
 """Before a module or a program without which a block is not run, in place of a file's name."""
@@ -132,13 +134,33 @@ def test_every_block_is_of_a_kind_that_runs(document: Path) -> None:
     ("document", "block"), GRAPHS, ids=lambda x: x.title if isinstance(x, Block) else x.name
 )
 def test_graphs_become_what_is_shown(document: Path, block: Block) -> None:
-    spec, _, goal = block.title.partition(" for ")
+    """Title: PASSES [for TARGET] [on N samples], which are noise; then digits shown are right."""
+    found = re.fullmatch(r"(\S+)(?: for (\S+))?(?: on (\d+) samples)?", block.title)
+    assert found is not None, block.title
     before, after = (parse(text) for text in block.text.split("\nbecomes\n"))
     infer(before)
-    context = Context(target=target.find_target(goal or target.DEFAULT))
-    for item in specification.parse(spec):
+    context = Context(target=target.find_target(found[2] or target.DEFAULT))
+    if found[3]:
+        context.samples = open_samples(noise(before, int(found[3])), before.inputs)
+    for item in specification.parse(found[1]):
         item.run(before, context)
-    assert plain(before) == plain(after), f"{document.name}, line {block.line}"
+    ours, shown = plain(before), plain(after)
+    where = f"{document.name}, line {block.line}:\n{ours}"
+    if found[3]:
+        assert NUMBER.sub("#", ours) == NUMBER.sub("#", shown), where
+        numbers = [[float(text) for text in NUMBER.findall(each)] for each in (ours, shown)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=5e-3), where
+    else:
+        assert ours == shown, where
+
+
+def noise(graph: Graph, count: int) -> list[dict[str, np.ndarray]]:
+    """Standard normal samples, the same every time."""
+    rng = np.random.default_rng(0)
+    return [
+        {x.name: rng.standard_normal(x.shape).astype(np.float32) for x in graph.inputs}
+        for _ in range(count)
+    ]
 
 
 def plain(graph: Graph) -> str:
@@ -155,6 +177,12 @@ def plain(graph: Graph) -> str:
 def test_every_pass_has_a_page() -> None:
     pages = {file.stem for file in (ROOT / "docs" / "passes").glob("*.md")}
     assert pages == {*BUILTIN, "index"}
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_every_pass_has_an_example(name: str) -> None:
+    kinds = {block.language for block in blocks(ROOT / "docs" / "passes" / f"{name}.md")}
+    assert kinds & {"graph", "python", "console"}
 
 
 @pytest.mark.parametrize("file", pass_pages.pages(), ids=lambda file: file.stem)

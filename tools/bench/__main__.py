@@ -1,4 +1,4 @@
-"""``python -m ptq_opt.tools.bench``: ptq-opt beside ONNX Runtime's quantizer and NNCF."""
+"""``python -m ptq_opt.tools.bench``: ptq-opt beside other quantizers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .cases import Case, find_cases
 from .engines import GOAL, geometric_means, show
 from .measure import Row, Settings, measure
 from .options import of_cases, of_peers
-from .quantizers import PEER_SAMPLES
+from .quantizers import DEFAULT_PEERS, PEER_SAMPLES
 from .tables import errors, table, write_json
 from .verdict import misses
 
@@ -26,7 +26,7 @@ ENGINES = ("ort-cpu", "openvino-cpu")
 
 @click.command()
 @of_cases()
-@of_peers(",".join(PEER_SAMPLES))
+@of_peers(DEFAULT_PEERS)
 @click.option("--skip", multiple=True, type=click.Choice(PARTS), help="What not to measure.")
 @click.option("--threads", default=1, show_default=True, help="Of each session; 0 means all cores.")
 @click.option("--seconds", default=5.0, show_default=True, help="Timing of one model in an engine.")

@@ -63,7 +63,8 @@ def of_peers(peers: str) -> Callable[[Command], Command]:
             "--peer-python",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
             default=Path(sys.executable),
-            help="Python that has the peers and OpenVINO; this one by default.",
+            help="Python that has the peers and OpenVINO; this one by default. Files are kept, so "
+            "tools that exclude each other can be run one after the other.",
         ),
     )
 

@@ -38,16 +38,23 @@ def raised(model: onnx.ModelProto) -> onnx.ModelProto:
     return version_converter.convert_version(model, PER_CHANNEL_OPSET)
 
 
-def quantize_ort(model: Path, samples: list[Path], out: Path) -> None:
-    """ONNX Runtime: QDQ, MinMax, uint8 activations, int8 weights per channel."""
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+def reader(samples: list[Path]) -> Any:
+    """The samples as ONNX Runtime's quantizer takes them; Quark does, too."""
+    from onnxruntime.quantization import CalibrationDataReader
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
         feeds: Iterator[dict[str, Any]] = map(load, samples)
 
         def get_next(self) -> dict[str, Any] | None:
             return next(self.feeds, None)
+
+    return Reader()
+
+
+def quantize_ort(model: Path, samples: list[Path], out: Path) -> None:
+    """ONNX Runtime: QDQ, MinMax, uint8 activations, int8 weights per channel."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory() as folder:
         converted, prepared = Path(folder, "converted.onnx"), Path(folder, "prepared.onnx")
@@ -56,7 +63,7 @@ def quantize_ort(model: Path, samples: list[Path], out: Path) -> None:
         quantization.quantize_static(
             str(prepared),
             str(out),
-            Reader(),
+            reader(samples),
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -71,10 +78,58 @@ def quantize_nncf(model: Path, samples: list[Path], out: Path) -> None:
     onnx.save(nncf.quantize(raised(onnx.load(model)), dataset, subset_size=len(samples)), out)
 
 
+def quantize_aimet(model: Path, samples: list[Path], out: Path) -> None:
+    """AIMET: simulation with its defaults, folded and equalized before, written as QDQ."""
+    from aimet_onnx.batch_norm_fold import fold_all_batch_norms_to_weight
+    from aimet_onnx.cross_layer_equalization import equalize_model
+    from aimet_onnx.quantsim import QuantizationSimModel
+
+    float_model = raised(onnx.load(model))
+    fold_all_batch_norms_to_weight(float_model)
+    equalize_model(float_model)
+    simulation = QuantizationSimModel(float_model)
+    simulation.compute_encodings(map(load, samples))
+    onnx.save(simulation.to_onnx_qdq(prequantize_constants=True), out)
+
+
+def quantize_quark(model: Path, samples: list[Path], out: Path) -> None:
+    """Quark: its settings for uint8 activations and int8 weights on a CPU, per channel."""
+    from quark.onnx import ModelQuantizer
+    from quark.onnx.quantization.config import Config, get_default_config
+
+    settings = get_default_config("U8S8_AAWS")
+    settings.per_channel = True
+    quantizer = ModelQuantizer(Config(global_quant_config=settings))
+    quantizer.quantize_model(str(model), str(out), reader(samples))
+
+
+def quantize_modelopt(model: Path, samples: list[Path], out: Path) -> None:
+    """ModelOpt with its defaults, but that the rest stays float32 and that it runs on the CPU."""
+    from modelopt.onnx.quantization import quantize
+
+    feeds = [load(sample) for sample in samples]
+    quantize(
+        str(model),
+        calibration_data={name: np.concatenate([f[name] for f in feeds]) for name in feeds[0]},
+        calibration_eps=["cpu"],
+        high_precision_dtype="fp32",
+        output_path=str(out),
+    )
+
+
+TOOLS = {
+    "ort": quantize_ort,
+    "nncf": quantize_nncf,
+    "aimet": quantize_aimet,
+    "quark": quantize_quark,
+    "modelopt": quantize_modelopt,
+}
+
+
 def main() -> None:
     """Run the command line."""
     peer, model, calibration, count, out = sys.argv[1:]
-    tool = {"ort": quantize_ort, "nncf": quantize_nncf}[peer]
+    tool = TOOLS[peer]
     samples = sorted(Path(calibration).glob("*.npz"))[: int(count)]
     record: dict[str, Any] = {"samples": len(samples)}
     start = time.perf_counter()

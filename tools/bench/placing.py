@@ -21,7 +21,7 @@ from ...passes.islands import Islands
 from ...passes.plan import annotate, candidates, clear
 from .cases import Case, find_cases
 from .options import of_cases, of_peers, of_timing, write_rows
-from .quantizers import PEER_SAMPLES, run_peer
+from .quantizers import DEFAULT_PEERS, run_peer
 from .ranking import prepared
 from .speed import conversions_left
 from .verdict import NOISE
@@ -99,7 +99,7 @@ def measure(
 
 @click.command()
 @of_cases("topology/")
-@of_peers(",".join(PEER_SAMPLES))
+@of_peers(DEFAULT_PEERS)
 @of_timing(10.0)
 def main(
     zoo: Path | None,

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from .cases import Case
 
-PEER_SAMPLES = {"ort": 100, "nncf": 300}
-"""ONNX Runtime keeps all it collects in memory, so it gets fewer; 300 is the default of NNCF."""
+PEER_SAMPLES = {"ort": 100, "nncf": 300, "aimet": 100, "quark": 100, "modelopt": 100}
+"""Most keep all they collect in memory, so they get fewer; 300 is the default of NNCF."""
+DEFAULT_PEERS = "ort,nncf"
+"""What one environment can hold together; each other tool needs one of its own."""
 
 TIME_LIMIT = 3600.0
 NOT_INSTALLED = 3

@@ -17,7 +17,7 @@ from . import memory
 from .clone import clone
 from .dtypes import DType
 from .errors import DataError, ModelError, OutOfMemory, PtqError
-from .graph import Graph, Value
+from .graph import Graph, Node, Value
 from .names import Names
 from .onnx_save import save_model
 from .stream import stream
@@ -203,17 +203,31 @@ def _unshare_integer_weights(graph: Graph) -> None:
     of the initializers': those that two operators share make it refuse the model.
     """
     for node in graph.order():
-        stored = node.input(0)
-        if not node.is_op("DequantizeLinear") or stored is None or stored.const is None:
+        if not node.is_op("DequantizeLinear") or not (chain := _stored_by(node)):
             continue
-        twins = [node]
+        copies = [chain]
         for reader, slot in list(node.output.uses)[1:]:
-            twins.append(graph.add(node.op, list(node.inputs), dict(node.attrs), like=node))
-            graph.set_input(reader, slot, twins[-1].output)
-        for twin in twins:
-            for slot, value in enumerate(twin.inputs):
+            value, made = chain[0].inputs[0], []
+            for each in chain:
+                operands = [value, *each.inputs[1:]]
+                made.append(graph.add(each.op, operands, dict(each.attrs), like=each))
+                value = made[-1].output
+            copies.append(made)
+            graph.set_input(reader, slot, value)
+        for each in (each for made in copies for each in made):
+            for slot, value in enumerate(each.inputs):
                 if value is not None and value.const is not None and len(value.uses) > 1:
-                    graph.set_input(twin, slot, graph.constant(value.const, value.name))
+                    graph.set_input(each, slot, graph.constant(value.const, value.name))
+
+
+def _stored_by(dequantize: Node) -> list[Node]:
+    """The conversions that make reals of a constant, in order; empty when it is none."""
+    stored = dequantize.input(0)
+    if stored is None or stored.const is not None:
+        return [dequantize] if stored is not None else []
+    maker = stored.producer
+    real = maker.input(0) if maker is not None and maker.is_op("QuantizeLinear") else None
+    return [maker, dequantize] if maker is not None and real is not None and real.const else []
 
 
 def _carry_inputs(graph: Graph) -> tuple[dict[str, DType], dict[Value, Value]]:

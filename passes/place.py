@@ -16,6 +16,7 @@ from ..ir.target import Target
 from ..ir.timings import Source
 from .costs import Times, conversion_times, unit_times
 from .placement import Link, Problem
+from .quantized import brought_grid
 from .units import Unit, data_inputs, makers_and_readers
 
 Why = Literal["must", "hurts", "converts"]
@@ -115,6 +116,8 @@ def _link(
 ) -> Link:
     free = home < len(units) and units[home].node.op in target.float_output
     quantize, dequantize = conversion_times(value, target)
+    if target.activations is not None and brought_grid(value, target.activations) is not None:
+        quantize = dequantize = 0.0  # its integers are there
     return Link(home, tuple(users), quantize, 0.0 if free else dequantize)
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..ir import DataError, DType, Graph, Node, Value, grid, shapes
+from ..ir import DataError, DType, Graph, Node, QuantInfo, Value, grid, shapes
 from ..ir.target import Target
 from ..ir.tensor import Array
 from .base import Context, Pass
@@ -18,6 +18,7 @@ from .grids import Groups, Span, demanded, group, spans_of_groups, weight_grid
 from .place import Places, places, settle
 from .placement import solve
 from .price import price
+from .quantized import ALREADY, brought_grid, quantized_already
 from .select import rule_of
 from .units import (
     Unit,
@@ -156,6 +157,11 @@ def assign_grids(units: list[Unit], spans: dict[Value, Span], target: Target) ->
         root: grid(low, high, rule.dtype, symmetric=rule.symmetric)
         for root, (low, high) in ranges.items()
     }
+    members = Counter(map(groups.find, wanted))
+    for value in wanted:
+        root, brought = groups.find(value), brought_grid(value, rule)
+        if brought is not None and (members[root] == 1 or covers(brought, ranges[root])):
+            grids[root] = brought
     for value in wanted:
         value.quant = grids[groups.find(value)]
     for unit in units:
@@ -170,6 +176,12 @@ def assign_grids(units: list[Unit], spans: dict[Value, Span], target: Target) ->
         assign_weights(unit, target)
 
 
+def covers(info: QuantInfo, span: Span) -> bool:
+    """True when a grid per tensor holds a range, up to half a step."""
+    (low, high), half = info.range, info.scale / 2
+    return bool(low - half <= span[0] and span[1] <= high + half)
+
+
 def assign_weights(unit: Unit, target: Target) -> None:
     """Set the grid of an operator's constant weights, if it has any."""
     slot = weight_slot(unit.node)
@@ -181,7 +193,8 @@ def assign_weights(unit: Unit, target: Target) -> None:
 
 def weights_only(graph: Graph, context: Context) -> list[Unit]:
     """Plan for weights as integers and activations in float: no engine needs a kernel for that."""
-    left_out = excluded(graph, context.exclude)
+    kept = dict.fromkeys(quantized_already(graph), ALREADY)
+    left_out = excluded(graph, context.exclude) | kept
     units = [Unit(node, None, None) for node in graph.order()]
     for unit in units:
         node, rule = unit.node, rule_of(unit.node, context.target)

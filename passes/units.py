@@ -17,6 +17,7 @@ from ..ir.grid_rule import GridRule
 from ..ir.target import Kind, Target
 from .base import single_reader
 from .pattern import scalar
+from .quantized import ALREADY, quantized_already
 from .select import rule_of, selects
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def clamp_limits(node: Node) -> tuple[float, float] | None:
 
 def find_units(graph: Graph, target: Target, exclude: Sequence[str] = ()) -> list[Unit]:
     """The units of `graph` in topological order, each with the reason why it must stay float."""
-    left_out = excluded(graph, exclude)
+    left_out = excluded(graph, exclude) | dict.fromkeys(quantized_already(graph), ALREADY)
     units: list[Unit] = []
     melted: set[Node] = set()
     for node in graph.order():

@@ -24,10 +24,11 @@ from ..ir.target import DEFAULT as DEFAULT_TARGET
 from ..ir.target import Target, find_target
 from ..ir.timings import read_timings
 from ..passes import Context, Instruments, Pass, Pipeline
-from ..passes.base import Progress, no_progress
+from ..passes.base import Progress, examples, no_progress
 from ..passes.hold import Attempt
 from ..passes.metric import Run
 from ..passes.pipeline import Hook
+from ..passes.quantized import ALREADY
 from ..passes.reconstruct import FEW_BITS
 from ..passes.registry import DATA_FREE, DEFAULT, without_data
 from ..passes.select import selects
@@ -343,6 +344,12 @@ def _warnings(report: Report, graph: Graph, exclude: Sequence[str], *, made_up: 
                 f"--exclude '{pattern}' keeps nothing in float: the operators it selects have "
                 "become part of others, exclude these"
             )
+    kept = [f"{d.op} '{d.node}'" for d in report.decisions if d.reason == ALREADY]
+    if kept:
+        found.append(
+            f"{len(kept)} operators are quantized already ({examples(kept)}): they stay as they "
+            "are, and what the result loses is told against the model with them"
+        )
     if made_up and report.samples:
         found.append(NO_DATA)
     if report.decisions and not any(d.quantized for d in report.decisions):

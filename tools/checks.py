@@ -9,11 +9,10 @@ import numpy as np
 
 from ..ir import DType, Graph, ModelError, Node, UsageError, Value
 from ..passes.base import all_nodes, examples
+from ..passes.quantized import quantized_already
 from ..passes.registry import nearest
-from ..passes.select import ROLES, selects
+from ..passes.select import ROLES, WEIGHTED, selects
 
-QUANTIZES = ("QuantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 OPERANDS = (*WEIGHTED, "BatchNormalization", "LayerNormalization", "InstanceNormalization", "PRelu")
 """Operators whose constants cannot mean anything when they are infinite."""
 
@@ -21,20 +20,23 @@ OPERANDS = (*WEIGHTED, "BatchNormalization", "LayerNormalization", "InstanceNorm
 def check_source(graph: Graph) -> None:
     """`ModelError` when quantizing `graph` cannot succeed: integers already, float16, NaN."""
     nodes = [node for _, node in all_nodes(graph)]
-    _check_float(nodes)
+    _check_float(graph)
     _check_width(nodes)
     for node in nodes:
         for _, value in node.operands():
             _check_finite(value, node)
 
 
-def _check_float(nodes: Sequence[Node]) -> None:
-    done = [n for n in nodes if n.is_op(*QUANTIZES) or n.op.startswith("QLinear")]
-    if done:
-        names = examples(node.label for node in done)
+def _check_float(graph: Graph) -> None:
+    """Refuse what is quantized already and has no layer left to quantize."""
+    kept = [node for inner in graph.graphs() for node in quantized_already(inner)]
+    if kept and not any(
+        n.is_op(*WEIGHTED) for n in {n for _, n in all_nodes(graph)}.difference(kept)
+    ):
+        names = examples(node.label for node in kept)
         raise ModelError(
-            f"the model is quantized already ({len(done)} operators: {names}); "
-            "start from the float32 model it was made from"
+            f"the model is quantized already ({len(kept)} operators: {names}) and has no layer in "
+            "float: start from the float32 model it was made from"
         )
 
 

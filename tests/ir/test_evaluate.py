@@ -288,3 +288,17 @@ def test_integer_weights_that_several_operators_share() -> None:
     }}""")
     x = np.arange(64, dtype=np.float32).reshape(1, 1, 8, 8) / 2
     np.testing.assert_array_equal(Runner(graph).run({"x": x})[0], x)
+
+
+def test_weights_rounded_in_float_that_several_read() -> None:
+    """Folded by ONNX Runtime, they are made twice by one name, too."""
+    pair = "q = QuantizeLinear(w, u, n) v = DequantizeLinear(q, u, n)"
+    weights = ",".join(str(k % 100) for k in range(1024))
+    graph = parse(f"""
+    g (float[1,1024,1,1] x) => (float[1,1,1,1] y) <
+      float u = {{1}}, int8 n = {{0}}, float[1,1024,1,1] w = {{{weights}}}
+    > {{ {pair} y = Conv(x, v) }}""")
+    x = np.ones((1, 1024, 1, 1), np.float32)
+    stored, product = Runner(graph, [graph.find("v"), graph.find("y")]).run({"x": x})
+    np.testing.assert_array_equal(stored.reshape(-1), np.arange(1024) % 100)
+    assert product.item() == stored.sum()

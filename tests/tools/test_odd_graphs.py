@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from random_network import Network
 from rewriting import net, noise
 
-from ptq_opt import ModelError, PtqError, quantize
+from ptq_opt import PtqError, quantize
 from ptq_opt.ir import DType, Graph, Tensor, Value, load, save
 from ptq_opt.ir.evaluate import Runner, signal_to_noise
 from ptq_opt.ir.samples import Feeds, random_samples
@@ -258,13 +258,6 @@ def test_a_transposed_convolution_of_several_groups(target: str) -> None:
     result = quantize(save(graph), samples, target=replace(find_target(target), costs=costs))
     assert result.report.counts() == {"ConvTranspose": (1, 1)}
     assert not result.report.warnings
-
-
-def test_partly_quantized_models_are_refused() -> None:
-    model = save(net(f"{CONV}\n q = QuantizeLinear(c, s, z)\n y = DequantizeLinear(q, s, z)",
-                     s=np.array(0.1, np.float32), z=np.array(3, np.uint8), **WEIGHTS))  # fmt: skip
-    with pytest.raises(ModelError, match=r"quantized already .* start from the float32 model"):
-        quantize(model, [{"x": noise(1, 4, 6, 6)}])
 
 
 def test_more_than_two_gigabytes(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def _amounts(channels: Channels, data: Mapping[Value, ChannelData], context: Con
                 best[region.ids] = options[1 + int(np.argmin(gains))][region.ids]
                 shifted += 1
     if shifted:
-        context.report.note(f"the channels of {shifted} regions are shifted")
+        context.report.note(f"regions whose channels are shifted: {shifted}")
     return best
 
 

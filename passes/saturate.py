@@ -42,6 +42,7 @@ class Saturate(Pass):
         """Adjust the grids of weights."""
         if not context.target.saturating_pairs:
             return
+        changed = total = 0
         for node, weights, info in integer_layers(graph):
             if not multiplies_pairs(node, info):
                 continue
@@ -52,9 +53,12 @@ class Saturate(Pass):
             unsafe = overflows(filters(info.stored(weights.numpy()), node))
             if unsafe.any():
                 context.report.rewritten += 1
-                share = f"{int(unsafe.sum())} of {unsafe.size}"
-                context.report.note(f"{node.label}: {share} filters could overflow 16-bit sums")
+                changed, total = changed + int(unsafe.sum()), total + unsafe.size
                 weights.quant = safe_grid(weights.numpy(), info, node, unsafe)
+        if changed:
+            context.report.note(
+                f"{changed} of {total} filters of the changed layers could overflow 16-bit sums"
+            )
 
 
 def multiplies_pairs(node: Node, info: QuantInfo) -> bool:

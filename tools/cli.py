@@ -351,10 +351,10 @@ def _show(options: Options, report: Report, output: Path) -> None:
         console.print(Text("\nTo try", style="bold"))
         for why, command in suggest(report) or [("no layer adds noise worth a cure", "")]:
             console.print(Text(f"  {why}\n    {command}".rstrip()), soft_wrap=True)
-    written = [("Written", str(path)) for path in (output, *options.report)]
-    for title, line in (*render.hints(report), *written):
+    written = map(str, filter(None, (output, options.json, *options.report)))
+    for title, lines in (*render.hints(report), ("Written", "\n".join(written))):
         console.print(Text(f"\n{title}", style="bold"))
-        console.print(Text(f"  {line}"), soft_wrap=True)
+        console.print(Text(indent(lines, "  ")), soft_wrap=True)
 
 
 def _instruments(options: Options, pipeline: Pipeline, errors: Console) -> Instruments:

@@ -129,7 +129,7 @@ def test_linear_pairs_are_shifted() -> None:
         )  # fmt: skip
 
     graph = far()
-    assert align(graph).notes == ["the channels of 1 regions are shifted"]
+    assert align(graph).notes == ["regions whose channels are shifted: 1"]
     assert decibel(far, "align,quant") > decibel(far, "quant") + 6
 
 

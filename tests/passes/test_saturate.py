@@ -76,6 +76,14 @@ def test_only_the_filter_that_can_saturate_changes() -> None:
     assert integers[1] == [100, 0, 100, 0]
 
 
+def test_one_note_counts_filters() -> None:
+    context = Context(find_target("ort-cpu"))
+    Saturate().run(layer(WEIGHTS), context)
+    assert context.report.notes == [
+        "1 of 2 filters of the changed layers could overflow 16-bit sums"
+    ]
+
+
 def test_a_few_large_pairs_cost_the_others_little() -> None:
     """One pair of 351 moves; at twice the step all would round twice as far."""
     others = [*range(-35, 35)] * 10

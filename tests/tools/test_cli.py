@@ -39,7 +39,8 @@ def test_quantizes_in_a_process_of_its_own(folder: Path) -> None:
         text=True,
         check=True,
     )
-    for part in ("Quantized", "Conv", "SQNR", "Passes", "calibrate", "Written\n  model.int8.onnx"):
+    written = "Written\n  model.int8.onnx\n  report.json\n"
+    for part in ("Quantized", "Conv", "SQNR", "Passes", "calibrate", written):
         assert part in done.stdout
     assert done.stderr == ""
     onnx.checker.check_model(folder / "model.int8.onnx")

@@ -273,6 +273,27 @@ def test_paper_shows_everything(browser: Any, report: Report, tmp_path: Path) ->
     assert page.pdf().startswith(b"%PDF")
 
 
+def test_long_graphs_are_cut_into_columns_on_paper(browser: Any, tmp_path: Path) -> None:
+    """Each column whole in the width of the sheet, every operator in one of them."""
+    opened = Opened(browser, page_reports.large(100), tmp_path)
+    page = opened.page
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    columns = page.locator(".sheet").first.locator("svg")
+    assert columns.count() > 2
+    sheet, column = page.locator("#sheets").bounding_box(), columns.first.bounding_box()
+    assert column["height"] < 1.3 * sheet["width"]
+    names = "nodes => nodes.map(node => node.textContent).sort()"
+    shown, all_ = (
+        page.locator(f"{where} .node title").evaluate_all(names)
+        for where in ("#sheets", "#drawing")
+    )
+    assert shown == all_ and len(shown) == 101
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator(".sheet").count() == 0
+    assert not opened.errors
+
+
 def test_tables_need_no_scripts(browser: Any, report: Report, tmp_path: Path) -> None:
     page = Opened(browser, report, tmp_path, java_script_enabled=False).page
     assert page.locator("#layers tbody tr").count() == len(report.fidelity.layers)

@@ -18,7 +18,7 @@ from ptq_opt.tools.advice import advise
 from ptq_opt.tools.cli import main
 from ptq_opt.tools.pages import text as page_text
 from ptq_opt.tools.pages.html import embedded
-from ptq_opt.tools.pages.markdown import code, markdown, plain
+from ptq_opt.tools.pages.markdown import WORST, code, markdown, plain
 from ptq_opt.tools.pages.summary import share, times
 from ptq_opt.tools.report import LayerFidelity
 from ptq_opt.tools.timing import Timing, timing
@@ -107,6 +107,18 @@ def test_markdown_says_what_decides() -> None:
         report.pipeline,
     ):
         assert part in text, part
+
+
+def test_markdown_gives_one_cure_once() -> None:
+    cure = ",round,bias,quant"
+    report = page_reports.large()
+    report.pipeline = "calibrate,bias,quant"
+    layers = report.fidelity.layers
+    layers[:] = [replace(each, noise=0.1) for each in layers]
+    text = markdown(report)
+    assert text.count(cure) == 1
+    (line,) = [line for line in text.splitlines() if cure in line]
+    assert line.count("operator_") == WORST
 
 
 # -- advice ---------------------------------------------------------------------------------------

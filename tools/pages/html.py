@@ -19,7 +19,7 @@ from ..report import Decision, Report
 from . import summary
 
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("plots.js", "layout.js", "graph.js", "page.js")
+SCRIPTS = ("plots.js", "layout.js", "paper.js", "graph.js", "page.js")
 WORST = 6
 """Layers that get a picture and advice on the page; all others are in the table."""
 UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from ..advice import advise
+from ..advice import Advice, advise
 from ..render import held
 from ..report import Report
 from . import summary
@@ -71,7 +71,8 @@ def _worst(report: Report) -> Iterator[str]:
     if not worst:
         return
     yield "### Where precision is lost most\n"
-    rows, cures = [], []
+    rows: list[tuple[str, ...]] = []
+    cures: dict[Advice, list[str]] = {}
     for layer in worst:
         grid = (
             f"{layer.values.dtype}, {summary.share(layer.values.clipped)} clipped"
@@ -81,11 +82,15 @@ def _worst(report: Report) -> Iterator[str]:
         before, after = summary.decibels(layer.before_db), summary.decibels(layer.sqnr_db)
         rows.append((code(layer.node), before, after, summary.share(layer.noise), grid))
         for item in advise(layer, report):
-            why = f" ({plain(item.why)})" if item.why else ""
-            cures.append(f"- {code(layer.node)}: {plain(item.what)}{why}: {code(item.option)}")
+            cures.setdefault(item, []).append(code(layer.node))
     yield from table(("layer", "SQNR before", "after", "noise added", "grid"), rows)
     if cures:
-        yield from folded("What to try", cures)
+        yield from folded("What to try", [_cure(*cure) for cure in cures.items()])
+
+
+def _cure(item: Advice, layers: Sequence[str]) -> str:
+    why = f" ({plain(item.why)})" if item.why else ""
+    return f"- {', '.join(layers)}: {plain(item.what)}{why}: {code(item.option)}"
 
 
 def _operators(report: Report) -> Iterator[str]:

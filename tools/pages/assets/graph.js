@@ -167,7 +167,14 @@ const drawing = (() => {
     const redraw = () => { picture = null; trace(); };
     new ResizeObserver(redraw).observe(element);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-    addEventListener("beforeprint", () => fit(true));
+    const sheets = document.getElementById("sheets");
+    addEventListener("beforeprint", () => {
+      const rows = Array.from(new Set(place.nodes.map(node => node.y))).sort((a, b) => a - b);
+      sheets.className = root.attr("class") || "";
+      sheets.replaceChildren();
+      paper.fill(sheets, scene.node(), rows.map(y => [y - HEIGHT / 2 - PAD, y + HEIGHT / 2 + PAD]), place);
+    });
+    addEventListener("afterprint", () => sheets.replaceChildren());
 
     // -- selection and keyboard
     let selected = -1;

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import logging
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,13 +17,14 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from ..ir import Graph, UsageError
+from ..ir import Graph, UsageError, grid_rule
 from ..ir.memory import limited, parse_size
 from ..ir.target import DEFAULT as DEFAULT_TARGET
 from ..passes import Instruments, Pass, Pipeline
 from ..passes.base import no_progress
 from ..passes.registry import DATA_FREE, DEFAULT, nearest, without_data
-from . import pages
+from . import completion, pages
+from .commands import COMMANDS, Command
 from .config import read_config
 from .files import check_writable, write_text
 from .report import Report
@@ -157,36 +156,56 @@ def _listing(
     )
 
 
+def _printing(name: str) -> Callable[[Decorated], Decorated]:
+    return click.option(
+        name,
+        metavar="PASS|all",
+        multiple=True,
+        shell_complete=completion.one_pass,
+        help="Print the graph (stderr).",
+    )
+
+
 FILE = click.Path(path_type=Path)
 EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-COMMANDS = ("cost", "diff")
-"""First words that are commands of their own, each a module of its name; else it is a MODEL."""
-
-
-class Command(click.Command):
-    """`ptq-opt`, and the commands behind it."""
-
-    def main(self, args: Sequence[str] | None = None, *rest: Any, **given: Any) -> Any:
-        """Run the command that is meant."""
-        words = sys.argv[1:] if args is None else list(args)
-        if words and words[0] in COMMANDS:
-            command = importlib.import_module(f".{words[0]}", __package__).main
-            given["prog_name"] = f"ptq-opt {words[0]}"
-            return command.main(words[1:], *rest[1:], **given)
-        return super().main(words, *rest, **given)
-
-
 @click.command(cls=Command, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("model", type=EXISTING, required=False)
+@click.argument(
+    "model", type=EXISTING, required=False, shell_complete=completion.model_or(COMMANDS)
+)
 @click.option("-o", "--output", type=FILE, help="Write here; default MODEL.int8.onnx.")
-@click.option("--data", metavar="DATA", help="Calibration data; without it ranges are made up.")
+@click.option(
+    "--data",
+    metavar="DATA",
+    shell_complete=completion.files,
+    help="Calibration data; without it ranges are made up.",
+)
 @click.option("--data-free", is_flag=True, help="Use no samples: ranges from BatchNormalization.")
-@click.option("--passes", help="Pipeline; what passes need is added to it.")
-@click.option("--target", default=DEFAULT_TARGET, show_default=True, help="Name or TOML file.")
-@click.option("--weights", metavar="TYPE[:OPTIONS]", help="int8, int4:block=32, uint4, none ...")
-@click.option("--activations", metavar="TYPE", help="uint8, int8, int16, uint16, none.")
+@click.option(
+    "--passes",
+    shell_complete=completion.pipeline,
+    help="Pipeline; what passes need is added to it.",
+)
+@click.option(
+    "--target",
+    default=DEFAULT_TARGET,
+    show_default=True,
+    shell_complete=completion.targets,
+    help="Name or TOML file.",
+)
+@click.option(
+    "--weights",
+    metavar="TYPE[:OPTIONS]",
+    shell_complete=completion.dtypes(grid_rule.WEIGHTS),
+    help="int8, int4:block=32, uint4, none ...",
+)
+@click.option(
+    "--activations",
+    metavar="TYPE",
+    shell_complete=completion.dtypes(grid_rule.ACTIVATIONS),
+    help="uint8, int8, int16, uint16, none.",
+)
 @click.option(
     "--layer-weights", metavar="REGEX=TYPE", multiple=True, help="The same for nodes named so."
 )
@@ -226,8 +245,8 @@ class Command(click.Command):
     show_default=True,
     help="Check the graph after each pass; also that outputs stay where a pass promises that.",
 )
-@click.option("--print-before", metavar="PASS|all", multiple=True, help="Print the graph (stderr).")
-@click.option("--print-after", metavar="PASS|all", multiple=True, help="Print the graph (stderr).")
+@_printing("--print-before")
+@_printing("--print-after")
 @click.option("--print-pipeline", is_flag=True, help="Print the full pipeline and exit.")
 @click.option("--time-passes", is_flag=True, help="Print where the time went.")
 @click.option("--stats", is_flag=True, help="Print what each pass matched, rewrote and declined.")

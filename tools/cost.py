@@ -16,6 +16,7 @@ from ..ir.timings import Timings, merged, write_timings
 from ..passes import Context, Pipeline
 from ..passes.base import no_progress
 from ..passes.measure import Measure, need_engine
+from . import completion
 from .files import check_writable, write_text
 from .terminal import leaving
 
@@ -34,10 +35,21 @@ EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 @click.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("models", type=EXISTING, nargs=-1, required=True, metavar="MODEL...")
-@click.option("--target", default=DEFAULT_TARGET, show_default=True, help="Name or TOML file.")
+@click.option(
+    "--target",
+    default=DEFAULT_TARGET,
+    show_default=True,
+    shell_complete=completion.targets,
+    help="Name or TOML file.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("costs.toml"),
               show_default=True, help="Write here.")  # fmt: skip
-@click.option("--data", metavar="DATA", help="Samples; times seldom depend on them.")
+@click.option(
+    "--data",
+    metavar="DATA",
+    shell_complete=completion.files,
+    help="Samples; times seldom depend on them.",
+)
 @click.option("--runs", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--threads", type=click.IntRange(0), default=1, show_default=True)
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ..ir import load
 from ..ir.samples import open_samples, random_samples
+from . import completion
 from .compare import Comparison, TensorDifference, compare
 from .files import check_writable, write_text
 from .terminal import leaving, screen
@@ -38,7 +39,12 @@ EQUAL_DB = 100.0
 @click.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("first", type=EXISTING)
 @click.argument("second", type=EXISTING)
-@click.option("--data", metavar="DATA", help="Samples as for ptq-opt; without them, noise.")
+@click.option(
+    "--data",
+    metavar="DATA",
+    shell_complete=completion.files,
+    help="Samples as for ptq-opt; without them, noise.",
+)
 @click.option("--samples", type=click.IntRange(1), default=4, show_default=True, help="Of them.")
 @click.option("--below", default=20.0, show_default=True, help="dB that count as parted.")
 @click.option("--json", "target", type=click.Path(path_type=Path), help="Write all of it here.")

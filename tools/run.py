@@ -21,6 +21,7 @@ from ..ir.samples import Samples, open_samples, random_samples
 from ..ir.tensor import Array
 from ..native.kernels import ACCUMULATE, REQUANTIZE
 from ..native.program import compile
+from . import completion
 from .files import check_writable, write_text
 from .profile import document, profile_native, profile_onnxruntime, profile_table
 from .rounding import difference_table, differences
@@ -74,13 +75,23 @@ EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option(
     "--backend", type=click.Choice(["native", "ort"]), default="native", show_default=True
 )
-@click.option("--data", metavar="DATA", help="Samples, in any form that ptq-opt reads.")
+@click.option(
+    "--data",
+    metavar="DATA",
+    shell_complete=completion.files,
+    help="Samples, in any form that ptq-opt reads.",
+)
 @click.option("--samples", default=10, show_default=True, help="Use at most N samples.")
 @click.option("--compare", type=EXISTING, metavar="OTHER", help="Compare outputs with OTHER's.")
 @click.option("--bench", type=click.IntRange(0), default=0, metavar="N", help="Time N runs.")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--isa", type=click.Choice(ISAS), help="Use no instruction set beyond this one.")
-@click.option("--target", metavar="NAME|FILE", help="Round and add up as this target does.")
+@click.option(
+    "--target",
+    metavar="NAME|FILE",
+    shell_complete=completion.targets,
+    help="Round and add up as this target does.",
+)
 @click.option(
     "--requantize", type=click.Choice(list(REQUANTIZE)),
     help="Rounding to the output grid; the target's by default, float without one.",

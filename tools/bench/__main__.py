@@ -57,7 +57,8 @@ def main(
         rows += found
         missed += misses(found)
         console.print(table(found))
-        show(console, [one for row in found for one in row.races])
+        if races := [one for row in found for one in row.races]:
+            show(console, races)
         for line in errors(found):
             console.print(line, style="yellow", markup=False)
         if "placement" not in settings.skip:

@@ -54,8 +54,9 @@ def run_peer(peer: str, case: Case, python: Path) -> Outcome:
     if not record.exists():
         worker = str(Path(__file__).with_name("peer_worker.py"))
         count = str(PEER_SAMPLES[peer])
-        command = [str(python), worker, peer, str(case.model), str(case.calibration), count]
-        code, last_line = run_logged([*command, str(out)], case.folder / f"{peer}.log")
+        command = [str(python.absolute()), worker, peer]
+        command += map(str, (case.model.absolute(), case.calibration, count, out))
+        code, last_line = run_logged(command, case.folder / f"{peer}.log", case.folder)
         if code == NOT_INSTALLED:
             return Outcome(None, "not installed")
         if code:
@@ -65,12 +66,12 @@ def run_peer(peer: str, case: Case, python: Path) -> Outcome:
     return Outcome(None if error else out, error, told.get("seconds"))
 
 
-def run_logged(command: Sequence[str], log: Path) -> tuple[int, str]:
-    """Run a command into a log file; its exit code and the last line it printed."""
+def run_logged(command: Sequence[str], log: Path, folder: Path | None = None) -> tuple[int, str]:
+    """Run a command, in `folder`, into a log file; its exit code and the last line it printed."""
     with log.open("w") as stream:
         try:
             done = subprocess.run(
-                command, stdout=stream, stderr=subprocess.STDOUT, timeout=TIME_LIMIT
+                command, stdout=stream, stderr=subprocess.STDOUT, timeout=TIME_LIMIT, cwd=folder
             )
             code = done.returncode
         except subprocess.TimeoutExpired:

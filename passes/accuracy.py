@@ -19,12 +19,12 @@ from ..ir.engines import installed, latencies
 from .base import Context, Loss, Pass, Report
 from .fastest import fastest
 from .islands import Islands
+from .output_losses import Judge
 from .pipeline import Pipeline
 from .placement import Placement
 from .plan import Plan
 from .price import price
 from .sensitivity import Sensitivity
-from .single_errors import Judge
 
 DISTORTED = 2.0
 """Losses are measured again where real over predicted loss changed by more than this factor."""

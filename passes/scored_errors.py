@@ -10,8 +10,9 @@ from ..ir import Graph
 from ..ir.execution import Item, Work, start
 from ..ir.target import Target
 from .deployed import deployed
+from .error_sources import find_sources, only, without
 from .metric import Metric
-from .single_errors import Errors, find_sources, only, without
+from .single_errors import Errors
 
 
 def scored_errors(graph: Graph, target: Target, metric: Metric) -> Errors:

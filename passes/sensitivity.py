@@ -11,8 +11,9 @@ import numpy as np
 from ..ir import Graph, UsageError
 from ..ir.ranges import key
 from .base import Context, Loss, Pass
+from .error_sources import Source
 from .scored_errors import scored_errors
-from .single_errors import Errors, Source, single_errors
+from .single_errors import Errors, single_errors
 
 
 @dataclass(frozen=True)

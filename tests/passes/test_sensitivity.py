@@ -14,16 +14,12 @@ from ptq_opt.ir.ranges import key
 from ptq_opt.ir.samples import Samples, open_samples
 from ptq_opt.ir.target import find_target
 from ptq_opt.passes import Context, Pipeline
+from ptq_opt.passes.error_sources import find_sources, only, without
 from ptq_opt.passes.measures import MEASURES
 from ptq_opt.passes.metric import Metric, Run
 from ptq_opt.passes.scored_errors import scored_errors
 from ptq_opt.passes.sensitivity import Sensitivity
-from ptq_opt.passes.single_errors import (
-    find_sources,
-    only,
-    single_errors,
-    without,
-)
+from ptq_opt.passes.single_errors import single_errors
 from ptq_opt.tools.api import quantize
 
 TARGET = find_target("ort-cpu")
@@ -65,7 +61,7 @@ def test_small_errors_add_up(net: str) -> None:
 def test_what_is_gained_is_what_a_run_without_it_gains() -> None:
     graph, samples = planned(NETS["linear"](), bits=4)
     found = single_errors(graph, TARGET, samples, "sqnr")
-    assert len(found.exact) == 3
+    assert len(found.exact) == 4
     for k, exact in found.exact.items():
         rest = relative_noise(graph, without(graph, found.sources[k], TARGET), samples)
         np.testing.assert_allclose(exact, found.together - rest, rtol=1e-2, atol=1e-7)

@@ -7,11 +7,11 @@ from collections import Counter
 from .model import ABSENT, Kind, Model, Op, Role
 
 CONVOLUTIONS = (Kind.CONV, Kind.CONV_TRANSPOSE)
-CONV_GRID, ADD_GRID, RESIDUAL, TABLE = 4, 5, 6, 7
+CONV_GRID, ADD_GRID, RESIDUAL, TABLE, FUNCTION = 4, 5, 6, 7, 8
 
 
 def fuse(model: Model) -> None:
-    """Residual additions, then tables, where nothing else reads the convolution's result."""
+    """Residual additions, tables, functions where nothing else reads the convolution's result."""
     _sweep(model)
     _Fuser(model).run()
 
@@ -50,6 +50,8 @@ class _Fuser:
                 op = self._add(op)
             elif op.kind == Kind.LUT:
                 op = self._table(op)
+            elif op.kind == Kind.FUNCTION:
+                op = self._function(op)
             for output in op.outputs:
                 self.writer[output] = op
             ops.append(op)
@@ -61,7 +63,8 @@ class _Fuser:
         tensor = self.model.tensors[number]
         if op is None or op.kind not in CONVOLUTIONS or tensor.role != Role.TEMPORARY:
             return None
-        return op if self.uses[number] == 1 and op.inputs[TABLE] == ABSENT else None
+        last = op.inputs[TABLE] == ABSENT and op.inputs[FUNCTION] == ABSENT
+        return op if self.uses[number] == 1 and last else None
 
     def _add(self, op: Op) -> Op:
         """The later of the two convolutions takes the other operand as its residual."""
@@ -101,6 +104,15 @@ class _Fuser:
         inputs[TABLE] = op.inputs[1]
         self.gone.add(id(conv))
         return self._joined(conv, op, inputs, conv.attrs)
+
+    def _function(self, op: Op) -> Op:
+        conv, out = self._convolution(op.inputs[0]), op.outputs[0]
+        if conv is None or conv.inputs[RESIDUAL] != ABSENT:
+            return op
+        inputs = list(conv.inputs)
+        inputs[CONV_GRID], inputs[FUNCTION] = self._grid(out), op.inputs[1]
+        self.gone.add(id(conv))
+        return self._joined(conv, op, inputs, [*conv.attrs[:-4], *op.attrs, *op.attrs])
 
     def _joined(self, conv: Op, op: Op, inputs: list[int], attrs: list[int]) -> Op:
         label = f"{conv.label} + {op.label}"

@@ -163,7 +163,7 @@ class Convolution:
             y = low.make(stage, target.dtype, self.shape, order, target.scale, target.zero_point)
             ends, grid = target.limits, model.grid(y.ids[stage])
         n = rank - 2
-        inputs = [number, weights, scales, bias, grid, ABSENT, ABSENT, ABSENT]
+        inputs = [number, weights, scales, bias, grid, *[ABSENT] * 4]
         attrs = [n, self.window.groups, *self.window.strides, *self.window.dilations, *begin]
         wide = LIMITS[Type.U8] if target is None else LIMITS.get(target.dtype, (0, 255))
         return low.emit(stage, self.kind, inputs, y, [*attrs, *wide, *ends])

@@ -7,6 +7,7 @@ import numpy as np
 from ..ir import DType, Graph, Node, Value
 from ..ir.evaluate import Runner
 from .handlers import constant_of, grid_of, handles
+from .lower_function import FUNCTIONS, function_of_sum, gated
 from .lowering import Lowering, plain
 from .model import Array, Kind, Type
 from .values import (
@@ -103,9 +104,11 @@ def table_of(low: Lowering, node: Node) -> Grid:
          "com.microsoft:QuickGelu")  # fmt: skip
 def function(low: Lowering, node: Node) -> list[Abstract]:
     """Whatever is computed from one quantized tensor, element by element."""
+    x = low.values.get(node.inputs[0]) if node.inputs[0] is not None else None
+    if isinstance(x, Pending) and node.op in FUNCTIONS:
+        return [function_of_sum(low, x, *FUNCTIONS[node.op](node))]
     if node.op != "BatchNormalization":
         return [table_of(low, node)]
-    x = low.values.get(node.inputs[0]) if node.inputs[0] is not None else None
     if not isinstance(x, Grid) or len(node.outputs) > 1:
         raise Declined("an operand is not quantized")
     found = [constant_of(low, node, slot) for slot in range(1, 5)]
@@ -168,6 +171,8 @@ KINDS = {"Add": Kind.ADD, "Sub": Kind.SUB, "Mul": Kind.MUL}
 @handles("Add", "Sub", "Mul")
 def arithmetic(low: Lowering, node: Node) -> list[Abstract]:
     """A table if it can be one, otherwise integer arithmetic with broadcasting."""
+    if node.op == "Mul" and (found := gated(low, node)) is not None:
+        return [found]
     try:
         return [table_of(low, node)]
     except Declined:

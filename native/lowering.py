@@ -240,7 +240,7 @@ class Lowering:
     def finish(self, pending: Pending, target: Target | None) -> Stored:
         """Compute a pending result on `target`'s grid, bounds included."""
         if target is None:
-            if np.isfinite(pending.low) or np.isfinite(pending.high):
+            if not pending.free:
                 raise Declined("a bounded result in float")
             return pending.emit(None)
         ends = []

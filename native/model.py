@@ -73,6 +73,21 @@ class Kind(IntEnum):
     ARG_MAX = 16
     QUANTIZE = 17
     DEQUANTIZE = 18
+    FUNCTION = 19
+
+
+class Function(IntEnum):
+    """Functions of reals, as `ptq_function_kind` numbers them; kernels.h has their formulas."""
+
+    HARD_SIGMOID = 0
+    HARD_SWISH = 1
+    LEAKY_RELU = 2
+    ELU = 3
+    SIGMOID = 4
+    SWISH = 5
+    TANH = 6
+    GELU = 7
+    GELU_TANH = 8
 
 
 @dataclass

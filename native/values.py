@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from .model import Array, Type
+from .model import Array, Function, Type
 
 OUTSIDE = -1
 """Stage of what the caller gives. Stages 0, 2, 4... are programs, 1, 3, 5... ONNX Runtime's."""
@@ -165,12 +165,19 @@ class Pending:
         emit: make the operator, for a grid or (None) in float32; may decline.
         bounded: `emit` keeps to the target's limits; otherwise it fills the whole type.
         low, high: bounds that Relu and Clip put on the result.
+        of: the result it is a function of, the function's name and its numbers a, b.
     """
 
     emit: Callable[[Target | None], Stored]
     bounded: bool = True
     low: float = -np.inf
     high: float = np.inf
+    of: tuple[Pending, Function, float, float] | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether no bound was put on it."""
+        return not (np.isfinite(self.low) or np.isfinite(self.high))
 
     def clipped(self, low: float, high: float) -> Pending:
         """The result within narrower bounds."""

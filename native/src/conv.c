@@ -2,7 +2,18 @@
  */
 #include "conv.h"
 
-enum { IN_X, IN_W, IN_SCALE, IN_BIAS, IN_CONV_GRID, IN_ADD_GRID, IN_RESIDUAL, IN_TABLE };
+enum {
+  IN_X,
+  IN_W,
+  IN_SCALE,
+  IN_BIAS,
+  IN_CONV_GRID,
+  IN_ADD_GRID,
+  IN_RESIDUAL,
+  IN_TABLE,
+  IN_FUNCTION,
+  IN_COUNT
+};
 
 static void release_phase(ptq_phase *p) {
   free(p->tap);
@@ -32,6 +43,7 @@ static void release(void *state) {
 ptq_status ptq_conv_epilogue(const ptq_build *build, const ptq_node *node, ptq_conv *c) {
   const ptq_value *grid = node->in[IN_CONV_GRID], *add = node->in[IN_ADD_GRID];
   const ptq_value *residual = node->in[IN_RESIDUAL], *table = node->in[IN_TABLE];
+  const ptq_value *function = node->in[IN_FUNCTION];
   const ptq_value *y = node->out[0];
   const int32_t *limits = node->attr + node->attr_count - 4; /* lo, hi, conv_lo, conv_hi */
   ptq_epilogue *e = &c->epilogue;
@@ -66,8 +78,14 @@ ptq_status ptq_conv_epilogue(const ptq_build *build, const ptq_node *node, ptq_c
     ptq_lut_flip(table->data, (add ? add : grid)->flip, y->flip, e->table);
     e->lookup = ptq_lut_choose(build);
   }
-  e->direct = narrow && build->requant == PTQ_REQUANT_FLOAT;
-  return PTQ_OK;
+  if (function) {
+    PTQ_REQUIRE(!residual && !table, "a function beside a residual or a table");
+    e->has_function = true;
+    e->dtype = PTQ_F32;
+    status = ptq_read_function(build, function, y, limits, &e->function);
+  }
+  e->direct = e->dtype == PTQ_F32 || (narrow && build->requant == PTQ_REQUANT_FLOAT);
+  return status;
 }
 
 typedef struct {
@@ -128,11 +146,16 @@ static int64_t plan_tasks(const ptq_build *build, ptq_conv *c) {
   return tasks * c->panel_chunks;
 }
 
+/* Whether the pixels of a chunk lie side by side, with nothing but `channels` in between. */
+static bool neighbours(const ptq_conv *c, int64_t channels) {
+  return channels == c->out_channels && c->phase_count == 1;
+}
+
 /* The table over channels [first, first + channels) of some pixels, while they are in cache. */
 static void look_up(const ptq_conv *c, const int64_t *pixels, int64_t count, int64_t first,
                     int64_t channels, uint8_t *y) {
   const ptq_epilogue *e = &c->epilogue;
-  if (channels == c->out_channels && c->phase_count == 1) { /* pixels are neighbours */
+  if (neighbours(c, channels)) {
     y += pixels[0] * channels;
     e->lookup(e->table, y, y, count * channels);
     return;
@@ -141,6 +164,25 @@ static void look_up(const ptq_conv *c, const int64_t *pixels, int64_t count, int
     uint8_t *to = y + pixels[i] * c->out_channels + first;
     e->lookup(e->table, to, to, channels);
   }
+}
+
+/* One panel of `count` pixels through the function: reals beside each other while they are in
+ * cache, then bytes where they belong. */
+static void run_function(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
+                         int32_t group, const uint8_t *const *rows, int32_t count,
+                         uint8_t *const *y, const uint8_t *const *r) {
+  const ptq_function *f = &c->epilogue.function;
+  float reals[PTQ_MAX_BLOCK_ROWS * PTQ_MAX_WIDTH];
+  uint8_t *to[PTQ_MAX_BLOCK_ROWS];
+  for (int32_t i = 0; i < PTQ_MAX_BLOCK_ROWS; i++) to[i] = (uint8_t *)(reals + i * panel->valid);
+  c->kernel(c, p, panel, group, rows, count, to, r);
+  f->apply(f, reals, (int64_t)count * panel->valid);
+  if (neighbours(c, panel->valid)) {
+    f->round(f, reals, (int64_t)count * panel->valid, y[0]);
+    return;
+  }
+  for (int32_t i = 0; i < count; i++)
+    f->round(f, reals + i * panel->valid, panel->valid, y[i] + panel->first);
 }
 
 /* The inputs of `count` pixels side by side, a whole vector at a time: what is too much of one tap
@@ -181,14 +223,14 @@ static void run_chunk(const ptq_conv *c, const ptq_phase *p, int32_t group, int6
   }
   for (int64_t i = 0; i < end - begin; i++) {
     int64_t at = pixels[i] * c->out_channels + (int64_t)group * c->group_out;
-    to[i] = y + at * (int64_t)c->out_element;
+    to[i] = y + at * (int64_t)(c->epilogue.has_function ? 1 : c->out_element);
     from[i] = r ? r + at : NULL;
   }
+  ptq_conv_kernel *kernel = c->epilogue.has_function ? run_function : c->kernel;
   for (int32_t i = panel_begin; i < panel_end; i++)
     for (int64_t row = begin; row < end; row += c->block_rows)
-      c->kernel(c, p, &c->panels[i], group, rows + (row - begin) * p->taps,
-                (int32_t)ptq_min(c->block_rows, end - row), to + (row - begin),
-                from + (row - begin));
+      kernel(c, p, &c->panels[i], group, rows + (row - begin) * p->taps,
+             (int32_t)ptq_min(c->block_rows, end - row), to + (row - begin), from + (row - begin));
   if (c->epilogue.has_table && panel_begin < panel_end) {
     const ptq_panel *last = &c->panels[panel_end - 1];
     const int64_t first = (int64_t)group * c->group_out + c->panels[panel_begin].first;
@@ -214,7 +256,7 @@ static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *c
 }
 
 ptq_status ptq_prepare_conv(const ptq_build *build, ptq_node *node) {
-  PTQ_REQUIRE(node->input_count == 8 && node->output_count == 1 && node->attr_count >= 1,
+  PTQ_REQUIRE(node->input_count == IN_COUNT && node->output_count == 1 && node->attr_count >= 1,
               "wrong number of operands");
   PTQ_REQUIRE(node->in[IN_X] && node->in[IN_W] && node->in[IN_SCALE] && node->in[IN_CONV_GRID],
               "an operand is missing");

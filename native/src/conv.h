@@ -7,6 +7,7 @@
 #ifndef PTQ_CONV_H
 #define PTQ_CONV_H
 
+#include "function.h"
 #include "lut.h"
 #include "requant.h"
 
@@ -21,6 +22,7 @@ enum {
 
 typedef struct {
   int32_t first;     /* first channel within the group */
+  int32_t at;        /* where kernels store it: as `first`, or 0 if a function reads it first */
   int32_t valid;     /* channels that exist */
   int32_t width;     /* channels with padding */
   int64_t weights;   /* offset within the group's packed weights */
@@ -68,7 +70,7 @@ typedef struct {
 
 typedef struct {
   ptq_requant mode;
-  int32_t dtype; /* U8 through the rounding, S16 likewise, S32 accumulator, F32 dequantized */
+  int32_t dtype; /* kernels store: U8 through the rounding, S16 likewise, S32 sums, F32 reals */
   int32_t zero, lo, hi; /* of the convolution's own grid; limits relative to zero */
   bool add;
   ptq_adder adder;
@@ -76,7 +78,9 @@ typedef struct {
   bool has_table;
   uint8_t table[256];
   ptq_lut_fn *lookup; /* for the table */
-  bool direct;        /* u8 out and float rounding: vector kernels do it in registers */
+  bool has_function;
+  ptq_function function; /* of the reals, panel by panel */
+  bool direct;           /* F32, or U8 and float rounding: vector kernels do it in registers */
 } ptq_epilogue;
 
 typedef struct ptq_conv ptq_conv;
@@ -98,9 +102,9 @@ struct ptq_conv {
   int32_t in_dims[3], out_dims[3];
   int32_t batch, groups, in_channels, out_channels; /* channels of all groups together */
   int32_t group_in, group_out;
-  int32_t k;     /* input values per tap, group_in unless taps are merged */
-  int32_t steps; /* k / 4, rounded up */
-  size_t in_element, out_element;
+  int32_t k;                      /* input values per tap, group_in unless taps are merged */
+  int32_t steps;                  /* k / 4, rounded up */
+  size_t in_element, out_element; /* of what kernels load and store */
   int32_t weight_zero, in_zero;
   bool pointwise; /* output pixel i reads input pixel i alone */
   bool columns;   /* depthwise with three rows: taps go column by column, four to each */

@@ -39,8 +39,8 @@ typedef struct {
   __m256 real[4], low, high, most, ma, mb;
   __m256i zero, residual_zero;
   __m128i lowest, highest;
-  int32_t first, valid;
-  bool direct, add;
+  int32_t at, valid;
+  bool direct, add, reals;
 } epilogue_256;
 
 PTQ_INLINE PTQ_256 epilogue_256 load_epilogue(const ptq_conv *c, const ptq_panel *panel,
@@ -57,10 +57,11 @@ PTQ_INLINE PTQ_256 epilogue_256 load_epilogue(const ptq_conv *c, const ptq_panel
   v.residual_zero = _mm256_set1_epi32(e->residual_zero);
   v.lowest = _mm_set1_epi8((char)((e->add ? e->add_lo : e->lo) + zero));
   v.highest = _mm_set1_epi8((char)((e->add ? e->add_hi : e->hi) + zero));
-  v.first = panel->first;
+  v.at = panel->at;
   v.valid = panel->valid;
   v.direct = e->direct;
   v.add = e->add;
+  v.reals = e->dtype == PTQ_F32;
   for (int j = 0; j < n; j++) v.real[j] = _mm256_loadu_ps(c->real + parameter + 8 * j);
   return v;
 }
@@ -115,6 +116,19 @@ PTQ_INLINE PTQ_256 void start(bool direct, const int32_t *bias, const int n, __m
   for (int j = 0; j < n; j++) acc[j] = direct ? load256(bias + 8 * j) : _mm256_setzero_si256();
 }
 
+/* n vectors of reals in the order of the channels. */
+PTQ_INLINE PTQ_256 void store_reals(const epilogue_256 *v, const __m256 f[4], const int n,
+                                    uint8_t *y) {
+  float tile[PTQ_MAX_WIDTH];
+  const bool whole = v->valid == 8 * n;
+  for (int j = 0; j < n; j++) {
+    float *to = (whole ? (float *)(void *)y : tile) + 4 * j;
+    _mm_storeu_ps(to, _mm256_castps256_ps128(f[j]));
+    _mm_storeu_ps(to + 4 * n, _mm256_extractf128_ps(f[j], 1));
+  }
+  if (!whole) memcpy(y, tile, sizeof(float) * (size_t)v->valid);
+}
+
 /* One pixel; y and r at the group's first channel. */
 PTQ_INLINE PTQ_256 void finish(const epilogue_256 *v, const ptq_conv *c, const ptq_phase *p,
                                const ptq_panel *panel, int64_t parameter, const __m256i *acc,
@@ -128,9 +142,13 @@ PTQ_INLINE PTQ_256 void finish(const epilogue_256 *v, const ptq_conv *c, const p
   __m256i q[4];
   __m256 f[4];
   for (int j = 0; j < n; j++) f[j] = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[j]), v->real[j]);
+  if (v->reals) {
+    store_reals(v, f, n, y + sizeof(float) * (size_t)v->at);
+    return;
+  }
   if (v->add) {
     __m256i residual[4];
-    widen(r + v->first, n, residual);
+    widen(r + v->at, n, residual);
     for (int j = 0; j < n; j++) {
       const __m256 own = nearest(_mm256_min_ps(_mm256_max_ps(f[j], v->low), v->high));
       const __m256 other = _mm256_cvtepi32_ps(_mm256_sub_epi32(residual[j], v->residual_zero));
@@ -139,5 +157,5 @@ PTQ_INLINE PTQ_256 void finish(const epilogue_256 *v, const ptq_conv *c, const p
     }
   }
   for (int j = 0; j < n; j++) q[j] = _mm256_cvtps_epi32(f[j]);
-  narrow(v, q, n, y + v->first);
+  narrow(v, q, n, y + v->at);
 }

@@ -34,7 +34,8 @@ typedef struct {
   __m512 real[4], low, high, add_high, ma, mb;
   __m512i zero, lowest, highest, residual_zero;
   __mmask64 mask;
-  bool direct, add;
+  int32_t valid;
+  bool direct, add, reals;
 } ptq_epilogue_512;
 
 PTQ_INLINE PTQ_AVX512 ptq_epilogue_512 ptq_load_epilogue_512(const ptq_conv *c,
@@ -52,8 +53,10 @@ PTQ_INLINE PTQ_AVX512 ptq_epilogue_512 ptq_load_epilogue_512(const ptq_conv *c,
                         .highest = _mm512_set1_epi8((char)(highest + zero)),
                         .residual_zero = _mm512_set1_epi32(e->residual_zero),
                         .mask = panel->valid == 64 ? ~0ULL : (1ULL << panel->valid) - 1,
+                        .valid = panel->valid,
                         .direct = e->direct,
-                        .add = e->add};
+                        .add = e->add,
+                        .reals = e->dtype == PTQ_F32};
   v.zero = n == 1 ? _mm512_set1_epi32(zero) : _mm512_set1_epi16((int16_t)zero);
   for (int j = 0; j < n; j++) v.real[j] = _mm512_loadu_ps(c->real + parameter + 16 * j);
   return v;
@@ -82,6 +85,21 @@ PTQ_INLINE PTQ_AVX512 void ptq_narrow_512(const ptq_epilogue_512 *v, const __m51
   }
 }
 
+/* n vectors of reals in the order of the channels. */
+PTQ_INLINE PTQ_AVX512 void ptq_store_reals_512(const ptq_epilogue_512 *v, const __m512 f[4],
+                                               const int n, uint8_t *y) {
+  float tile[PTQ_MAX_WIDTH];
+  const bool whole = v->valid == 16 * n;
+  for (int j = 0; j < n; j++) {
+    float *to = (whole ? (float *)(void *)y : tile) + 4 * j;
+    _mm_storeu_ps(to, _mm512_castps512_ps128(f[j]));
+    _mm_storeu_ps(to + 4 * n, _mm512_extractf32x4_ps(f[j], 1));
+    _mm_storeu_ps(to + 8 * n, _mm512_extractf32x4_ps(f[j], 2));
+    _mm_storeu_ps(to + 12 * n, _mm512_extractf32x4_ps(f[j], 3));
+  }
+  if (!whole) memcpy(y, tile, sizeof(float) * (size_t)v->valid);
+}
+
 /* One pixel; acc already holds the bias if the epilogue is direct. */
 PTQ_INLINE PTQ_AVX512 void ptq_store_512(const ptq_epilogue_512 *v, const ptq_conv *c,
                                          const ptq_phase *p, const ptq_panel *panel,
@@ -96,8 +114,12 @@ PTQ_INLINE PTQ_AVX512 void ptq_store_512(const ptq_epilogue_512 *v, const ptq_co
   __m512i q[4], residual[4];
   __m512 f[4];
   for (int j = 0; j < n; j++) f[j] = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[j]), v->real[j]);
+  if (v->reals) {
+    ptq_store_reals_512(v, f, n, y + sizeof(float) * (size_t)panel->at);
+    return;
+  }
   if (v->add) {
-    ptq_widen_512(r + panel->first, v->mask, n, residual);
+    ptq_widen_512(r + panel->at, v->mask, n, residual);
     for (int j = 0; j < n; j++) {
       __m512 own = _mm512_min_ps(_mm512_max_ps(f[j], v->low), v->high);
       own = _mm512_roundscale_ps(own, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -107,7 +129,7 @@ PTQ_INLINE PTQ_AVX512 void ptq_store_512(const ptq_epilogue_512 *v, const ptq_co
     }
   }
   for (int j = 0; j < n; j++) q[j] = _mm512_cvtps_epi32(f[j]);
-  ptq_narrow_512(v, q, n, y + panel->first);
+  ptq_narrow_512(v, q, n, y + panel->at);
 }
 
 #endif

@@ -160,7 +160,7 @@ ptq_status ptq_conv_geometry(const ptq_build *build, const ptq_node *node, ptq_c
   const ptq_value *x = node->in[0];
   PTQ_REQUIRE(x->dtype == PTQ_U8 || x->dtype == PTQ_S16, "input is not 8 or 16 bits");
   c->in_element = ptq_dtype_bytes(x->dtype);
-  c->out_element = ptq_dtype_bytes(node->out[0]->dtype);
+  c->out_element = node->in[8] ? sizeof(float) : ptq_dtype_bytes(node->out[0]->dtype);
   c->in_zero = x->zero_point;
   c->k = c->group_in;
   bool transposed = node->kind == PTQ_CONV_TRANSPOSE;

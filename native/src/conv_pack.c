@@ -18,6 +18,7 @@ ptq_status ptq_conv_panels(const ptq_build *build, ptq_conv *c, int64_t per_chan
     if (c->lanes == 16 && !c->depthwise && rest <= 48) width = rest <= 16 ? 16 : 32;
     ptq_panel *panel = &c->panels[c->panel_count++];
     *panel = (ptq_panel){.first = first,
+                         .at = c->epilogue.has_function && !c->depthwise ? 0 : first,
                          .width = width,
                          .valid = rest < width ? rest : width,
                          .weights = c->group_weights,
@@ -62,7 +63,8 @@ static ptq_status pack_phase(const ptq_build *build, const ptq_node *node, ptq_c
         const int64_t at = g * c->group_parameters + panel->parameter + position;
         p->bias[at] = (int32_t)b;
         /* Vector kernels convert to integers before they clamp, which wraps beyond 2^31. */
-        if ((double)(reach + llabs(b)) * (double)c->real[at] > 2e9) c->epilogue.direct = false;
+        if (c->epilogue.dtype == PTQ_U8 && (double)(reach + llabs(b)) * (double)c->real[at] > 2e9)
+          c->epilogue.direct = false;
       }
     }
   return PTQ_OK;

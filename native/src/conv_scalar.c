@@ -9,7 +9,7 @@ void ptq_store_row(const ptq_conv *c, const int32_t *bias, const ptq_multiplier 
   for (int32_t position = 0; position < panel->width; position++) {
     int32_t channel = ptq_panel_channel(panel->width, c->lanes, position);
     if (channel >= panel->valid) continue;
-    channel += panel->first;
+    channel += panel->at;
     int32_t sum = (int32_t)((uint32_t)acc[position] + (uint32_t)bias[position]);
     if (e->dtype == PTQ_S32) {
       memcpy(y + 4 * channel, &sum, 4);

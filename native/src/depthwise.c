@@ -39,6 +39,7 @@ static ring ring_of(const ptq_conv *c) {
 
 typedef struct {
   ring ring;
+  float *reals;                  /* of one row, before the function */
   const uint8_t **taps, **asked; /* of one row; in the order that a panel asks for */
   int64_t *held;                 /* which line of the whole batch each place has; -1 for none */
   uint8_t *lines;
@@ -51,10 +52,17 @@ static size_t most_asked(const ptq_conv *c) {
   return (size_t)rounds * PTQ_ROUND_PAIRS * 2;
 }
 
+/* Of a row before the function. */
+static size_t real_bytes(const ptq_conv *c) {
+  const size_t reals = (size_t)c->out_dims[2] * (size_t)c->out_channels;
+  return c->epilogue.has_function ? ptq_round_up(reals * sizeof(float), PTQ_ALIGN) : 0;
+}
+
 static buffers divide(const ptq_conv *c, uint8_t *scratch) {
   buffers b = {.ring = ring_of(c)};
   const size_t places = b.ring.direct ? 0 : (size_t)(b.ring.reach[0] * b.ring.reach[1]);
-  b.taps = (const uint8_t **)(void *)scratch;
+  b.reals = (float *)(void *)scratch;
+  b.taps = (const uint8_t **)(void *)(scratch + real_bytes(c));
   b.asked = b.taps + c->phases->taps;
   b.held = (int64_t *)(void *)(b.asked + most_asked(c));
   b.lines = (uint8_t *)(b.held + places);
@@ -91,7 +99,8 @@ static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *c
     const int64_t image = row / c->out_dims[1] / c->out_dims[0];
     const int64_t at = row * width * c->out_channels;
     const uint8_t *residual = c->epilogue.add ? in[IN_RESIDUAL] + at : NULL;
-    uint8_t *y = out[0] + at * (int64_t)c->out_element;
+    const ptq_function *f = c->epilogue.has_function ? &c->epilogue.function : NULL;
+    uint8_t *y = f ? (uint8_t *)b.reals : out[0] + at * (int64_t)c->out_element;
     for (int32_t t = 0; t < p->taps; t++)
       b.taps[t] = line_at(c, &b, in[IN_X], image, z * p->in_step[0] + p->tap[t][0],
                           v * p->in_step[1] + p->tap[t][1]) +
@@ -102,6 +111,10 @@ static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *c
         b.asked[j] = b.taps[s->taps[j]];
       c->depthwise_kernel(c, p, &c->panels[i], s ? b.asked : b.taps, step, (int32_t)width, y,
                           residual);
+    }
+    if (f) {
+      f->apply(f, b.reals, width * c->out_channels);
+      f->round(f, b.reals, width * c->out_channels, out[0] + at);
     }
     if (c->epilogue.has_table) c->epilogue.lookup(c->epilogue.table, y, y, width * c->out_channels);
   }
@@ -114,6 +127,6 @@ void ptq_depthwise_plan(ptq_node *node, const ptq_conv *c) {
   const ring g = ring_of(c);
   node->run = run;
   node->tasks = (int64_t)c->batch * c->out_dims[0] * c->out_dims[1];
-  node->scratch = ((size_t)c->phases->taps + most_asked(c)) * sizeof(void *);
+  node->scratch = real_bytes(c) + ((size_t)c->phases->taps + most_asked(c)) * sizeof(void *);
   if (!g.direct) node->scratch += (size_t)(g.reach[0] * g.reach[1]) * (sizeof(int64_t) + g.bytes);
 }

@@ -21,6 +21,7 @@ static ptq_prepare_fn *const prepare[PTQ_KIND_COUNT] = {
     [PTQ_ARG_MAX] = ptq_prepare_arg_max,
     [PTQ_QUANTIZE] = ptq_prepare_quantize,
     [PTQ_DEQUANTIZE] = ptq_prepare_dequantize,
+    [PTQ_FUNCTION] = ptq_prepare_function,
 };
 
 static ptq_status prepare_nodes(ptq_build *build, ptq_program *program) {

@@ -53,7 +53,7 @@ def conv_model(rng: np.random.Generator, transposed: bool, n: int) -> tuple[Mode
     inputs = [x, model.constant(w), model.constant(scales), model.constant(bias), model.grid(y)]
     kind = Kind.CONV_TRANSPOSE if transposed else Kind.CONV
     attrs = [n, groups, *strides, *dilations, *begin, 0, 255, 3, 250]
-    model.op(kind, [*inputs, ABSENT, ABSENT, ABSENT], [y], attrs)
+    model.op(kind, [*inputs, *[ABSENT] * 4], [y], attrs)
     return model, {
         "w": w, "scales": scales, "bias": bias, "groups": groups, "strides": strides,
         "dilations": dilations, "begin": begin, "out": out, "x_zero": zeros["x"],
@@ -88,7 +88,7 @@ def test_weights_with_a_zero_point() -> None:
     number = model.tensor(Type.U8, x.shape, 1.0, 7, Role.INPUT)
     y = model.tensor(Type.S32, (1, 4, 5), 1.0, 0, Role.OUTPUT)
     weights, scales = model.constant(w, 1.0, -9), model.constant(np.ones(1, np.float32))
-    inputs = [number, weights, scales, ABSENT, model.grid(number), ABSENT, ABSENT, ABSENT]
+    inputs = [number, weights, scales, ABSENT, model.grid(number), *[ABSENT] * 4]
     model.op(Kind.CONV, inputs, [y], [1, 1, 1, 1, 0, 0, 255, 0, 255])
     want = ref.convolve(x, w, 7, -9, 1, [1], [1], [0], [4])
     for isa in ("scalar", "amx"):
@@ -108,7 +108,7 @@ def test_four_bit_weights(dtype: Type) -> None:
     y = model.tensor(Type.S32, (1, 4, 3), 1.0, 0, Role.OUTPUT)
     weights = model.constant(packed, 1.0, 2, dtype, w.shape)
     scales = model.constant(np.ones(1, np.float32))
-    inputs = [number, weights, scales, ABSENT, model.grid(number), ABSENT, ABSENT, ABSENT]
+    inputs = [number, weights, scales, ABSENT, model.grid(number), *[ABSENT] * 4]
     model.op(Kind.CONV, inputs, [y], [1, 1, 1, 1, 0, 0, 255, 0, 255])
     want = ref.convolve(x, w, 3, 2, 1, [1], [1], [0], [4])
     np.testing.assert_array_equal(run(model, x), want)
@@ -122,7 +122,7 @@ def test_saturating_pairs() -> None:
     number = model.tensor(Type.U8, x.shape, 1.0, 0, Role.INPUT)
     y = model.tensor(Type.S32, (1, 2, 2), 1.0, 0, Role.OUTPUT)
     inputs = [number, model.constant(w), model.constant(np.ones(1, np.float32)), ABSENT]
-    inputs += [model.grid(number), ABSENT, ABSENT, ABSENT]
+    inputs += [model.grid(number), *[ABSENT] * 4]
     model.op(Kind.CONV, inputs, [y], [1, 1, 1, 1, 0, 0, 255, 0, 255])
     exact, saturated = run(model, x), run(model, x, accumulate="s16-pairs", isa="amx")
     assert exact[0, 0, 0] == 52299 and saturated[0, 0, 0] == 49066
@@ -138,7 +138,7 @@ def test_pairs_that_do_not_saturate_are_exact_for_any_zero_point() -> None:
     number = model.tensor(Type.U8, x.shape, 1.0, 5, Role.INPUT)
     y = model.tensor(Type.S32, (1, 4, 3), 1.0, 0, Role.OUTPUT)
     inputs = [number, model.constant(w, 1.0, -120), model.constant(np.ones(1, np.float32)), ABSENT]
-    inputs += [model.grid(number), ABSENT, ABSENT, ABSENT]
+    inputs += [model.grid(number), *[ABSENT] * 4]
     model.op(Kind.CONV, inputs, [y], [1, 1, 1, 1, 0, 0, 255, 0, 255])
     want = ref.convolve(x, w, 5, -120, 1, [1], [1], [0], [4])
     np.testing.assert_array_equal(run(model, x, accumulate="s16-pairs"), want)
@@ -162,7 +162,7 @@ def test_ties(mode: str, want: list[int]) -> None:
         model.constant(np.ones((1, 1, 1), np.int8)),
         model.constant(np.ones(1, np.float32)),
     ]
-    inputs += [ABSENT, model.grid(y), ABSENT, ABSENT, ABSENT]
+    inputs += [ABSENT, model.grid(y), *[ABSENT] * 4]
     model.op(Kind.CONV, inputs, [y], [1, 1, 1, 1, 0, -128, 127, -128, 127])
     given = np.array([0, 2, 4, 6, 8, 10], np.uint8).reshape(1, 6, 1)
     assert run(model, given, requantize=mode).ravel().tolist() == want

@@ -80,9 +80,9 @@ typedef enum {
  * dimension. `lo, hi` clamp the result, in units of the output type. */
 typedef enum {
   /* x, w [O, k..., C/groups] S8|S4|U4, w_scale F32 [1|O], [bias S32 O], conv_grid, [add_grid],
-   * [residual], [table U8 256] : spatial, groups, strides, dilations, pads_begin, lo, hi,
-   * conv_lo, conv_hi.  x may be S16; y may be S32 (accumulator) or F32 (dequantized).
-   * y = table[clamp(conv_grid -> add_grid with residual)] */
+   * [residual], [table U8 256], [function] : spatial, groups, strides, dilations, pads_begin,
+   * lo, hi, conv_lo, conv_hi.  x may be S16; y may be S32 (accumulator) or F32 (dequantized).
+   * y = table[clamp(conv_grid -> add_grid with residual)], or function of the real sum */
   PTQ_CONV = 0,
   /* the same with w [O, k..., C/groups]; the output size is the output tensor's */
   PTQ_CONV_TRANSPOSE = 1,
@@ -122,8 +122,24 @@ typedef enum {
   PTQ_QUANTIZE = 17,
   /* x U8|S8|S16|S32 [outer, inner, channels] -> F32 [outer, channels, inner] : the same */
   PTQ_DEQUANTIZE = 18,
-  PTQ_KIND_COUNT = 19
+  /* x F32, function F32 [3] (a ptq_function, a, b) : lo, hi.  y = the function's value */
+  PTQ_FUNCTION = 19,
+  PTQ_KIND_COUNT = 20
 } ptq_kind;
+
+/* Functions of a real x, computed in float before the only rounding. */
+typedef enum {
+  PTQ_HARD_SIGMOID = 0, /* clamp(a x + b, 0, 1) */
+  PTQ_HARD_SWISH = 1,   /* x clamp(a x + b, 0, 1) */
+  PTQ_LEAKY_RELU = 2,   /* a x below 0, x above */
+  PTQ_ELU = 3,          /* a (exp(x) - 1) below 0, x above */
+  PTQ_SIGMOID = 4,
+  PTQ_SWISH = 5, /* x sigmoid(a x) */
+  PTQ_TANH = 6,
+  PTQ_GELU = 7,      /* x (1 + erf(x / sqrt 2)) / 2 */
+  PTQ_GELU_TANH = 8, /* its approximation by tanh */
+  PTQ_FUNCTION_COUNT = 9
+} ptq_function_kind;
 
 typedef struct {
   int32_t dtype; /* ptq_dtype */

@@ -160,6 +160,26 @@ static void random_weights(random_model *m, int32_t id) {
   }
 }
 
+/* Any function, its parameters around what networks use. */
+static int32_t add_function(random_model *m) {
+  int32_t three = 3, id = add_constant(m, PTQ_F32, 1, &three);
+  float *f = constant_data(m, id);
+  f[0] = (float)pick(PTQ_FUNCTION_COUNT);
+  f[1] = (float)random_int(1, 100) / 100.0f;
+  f[2] = (float)random_int(0, 100) / 100.0f;
+  return id;
+}
+
+static void make_function(random_model *m) {
+  int32_t dims[] = {random_int(1, 40), random_int(1, 130)};
+  put(m, add(m, PTQ_F32, PTQ_INPUT, 2, dims));
+  put(m, add_function(m));
+  int32_t y = add(m, activation_type(), PTQ_OUTPUT, 2, dims);
+  put(m, y);
+  put_limits(m, m->tensors[y].dtype);
+  finish(m, PTQ_FUNCTION, 2, 1);
+}
+
 static void make_conv(random_model *m, int32_t kind) {
   window w = random_window(kind == PTQ_CONV_TRANSPOSE);
   int depthwise = pick(4) == 0;
@@ -193,17 +213,19 @@ static void make_conv(random_model *m, int32_t kind) {
                          ? add_image(m, activation_type(), PTQ_INPUT, batch, w.n, w.out, channels)
                          : -1;
   int32_t entries = 256, table = narrow && pick(4) == 0 ? add_constant(m, PTQ_U8, 1, &entries) : -1;
+  int bare = narrow && residual < 0 && table < 0;
+  int32_t function = bare && pick(4) == 0 ? add_function(m) : -1;
   int32_t y = add_image(m, out_type, PTQ_OUTPUT, batch, w.n, w.out, channels);
   int32_t grid_type = narrow ? out_type : out_type == PTQ_S16 ? PTQ_S16 : PTQ_U8;
   int32_t grid = add(m, grid_type, PTQ_GRID, 0, NULL);
   int32_t grid2 = residual >= 0 ? add(m, out_type, PTQ_GRID, 0, NULL) : -1;
-  int32_t operands[] = {x, f, scales, bias, grid, grid2, residual, table, y};
-  put_all(m, 9, operands);
+  int32_t operands[] = {x, f, scales, bias, grid, grid2, residual, table, function, y};
+  put_all(m, 10, operands);
   put(m, w.n), put(m, groups);
   put_all(m, w.n, w.stride), put_all(m, w.n, w.dilation), put_all(m, w.n, w.pad);
   put_limits(m, grid_type == PTQ_S16 ? PTQ_S16 : out_type == PTQ_S8 ? PTQ_S8 : PTQ_U8);
   put_limits(m, grid_type);
-  finish(m, kind, 8, 1);
+  finish(m, kind, 9, 1);
 }
 
 static void make_matmul(random_model *m) {
@@ -410,6 +432,7 @@ void random_make(random_model *m) {
     case PTQ_GATHER: make_gather(m); break;
     case PTQ_REDUCE_MEAN:
     case PTQ_ARG_MAX: make_reduce(m, kind); break;
+    case PTQ_FUNCTION: make_function(m); break;
     default: make_quantize(m, kind); break;
   }
   m->model.tensors = m->tensors;

@@ -34,6 +34,7 @@ from .sources import (
     stream,
     unpack,
 )
+from .spelling import near
 from .tensor import Array
 
 Feeds = dict[str, Array]
@@ -354,7 +355,7 @@ def _open_path(path: Path, inputs: Sequence[Value]) -> Source:
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
-        raise UsageError(f"there is no calibration data at '{path}'")
+        raise UsageError(f"there is no calibration data at '{path}'{near(path)}")
     if path.suffix == ".npy":
         return _whole({"": load_numpy(path)}, inputs, file=path.name)
     if path.suffix != ".npz":

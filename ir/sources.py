@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 
 from . import memory
-from .errors import DataError
+from .errors import DataError, UsageError
 from .external import ExternalFiles
 from .tensor import Array
 from .tensor_io import tensor_from_proto
@@ -336,14 +336,17 @@ def call(reference: str) -> Any:
 def named(reference: str, what: str) -> Any:
     """The function named by "module:function"; modules of the current folder count.
 
-    Raises `DataError`, which says that it was to give `what`.
+    Raises `UsageError`, which says that it was to give `what`.
     """
     module_name, _, function = reference.partition(":")
     try:
         with importable():
             return getattr(importlib.import_module(module_name), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise DataError(f"cannot get {what} from '{reference}': {error}") from None
+        raise UsageError(
+            f"cannot get {what} from '{reference}': {error}; modules are looked for in the current "
+            "folder and on PYTHONPATH"
+        ) from None
 
 
 @contextmanager

@@ -6,7 +6,6 @@ returns the path of such a file.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
@@ -17,6 +16,7 @@ from typing import Any, Literal
 from .dtypes import DType
 from .errors import UsageError
 from .grid_rule import ACTIVATIONS, WEIGHTS, GridRule, activation_rule, layer_rule, weight_rule
+from .spelling import nearest
 from .timings import Timings
 from .toml_file import read_toml
 
@@ -183,9 +183,7 @@ def find_target(name: str | PathLike[str] | Target = DEFAULT) -> Target:
     if len(owners) > 1:
         raise UsageError(f"target '{text}' is registered by {' and by '.join(owners)}")
     if not owners:
-        close = difflib.get_close_matches(text, names(), 1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names())}"
-        raise UsageError(f"there is no target '{text}'; {hint}")
+        raise UsageError(f"there is no target '{text}'{nearest(text, names())}")
     return read_target(ours if not others else Path(others[0].load()()))
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from ..ir import UsageError
+from ..ir.spelling import nearest
 from .base import Pass
 
 GROUP = "ptq_opt.passes"
@@ -107,20 +106,6 @@ def _load(entry: EntryPoint) -> Any:
             f"pass '{entry.name}' of {owner(entry)} cannot be loaded: "
             f"{type(error).__name__}: {error}"
         ) from error
-
-
-LISTED = 24
-"""How many names a message lists."""
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """What to add to "there is no ..." so that the cure is in sight."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, 1)
-    more = ", ..." if len(known) > LISTED else ""
-    return (
-        f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known[:LISTED])}{more}"
-    )
 
 
 def provider(fact: str) -> type[Pass]:

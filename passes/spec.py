@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..ir import UsageError
+from ..ir.spelling import nearest
 from .base import Pass, format_option
-from .registry import find, nearest
+from .registry import find
 
 OPEN, CLOSE = "{[", "}]"
 

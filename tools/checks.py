@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir import DType, Graph, ModelError, Node, UsageError, Value
+from ..ir.spelling import closest, nearest
 from ..passes.base import all_nodes, examples
 from ..passes.quantized import quantized_already
-from ..passes.registry import nearest
 from ..passes.select import ROLES, WEIGHTED, selects
 
 OPERANDS = (*WEIGHTED, "BatchNormalization", "LayerNormalization", "InstanceNormalization", "PRelu")
@@ -90,6 +90,5 @@ def check_patterns(graph: Graph, patterns: Sequence[str], option: str) -> None:
                 f"the model has no operator of type '{pattern[3:]}'{nearest(pattern[3:], known)}"
             )
         names = [node.name or node.output.name for node in nodes if node.outputs]
-        close = nearest(pattern, names) if len(names) <= 5000 else ""
-        hint = close if "did you mean" in close else ""
+        hint = closest(pattern, names) if len(names) <= 5000 else ""
         raise UsageError(f"no node's name matches {option} '{pattern}'{hint}")

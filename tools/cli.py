@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import indent
 from typing import Any, Literal, TypeVar
 
 import click
@@ -19,14 +18,15 @@ from rich.text import Text
 
 from ..ir import Graph, UsageError, grid_rule
 from ..ir.memory import limited, parse_size
+from ..ir.spelling import nearest
 from ..ir.target import DEFAULT as DEFAULT_TARGET
 from ..passes import Instruments, Pass, Pipeline
 from ..passes.base import no_progress
-from ..passes.registry import DATA_FREE, DEFAULT, nearest, without_data
+from ..passes.registry import DATA_FREE, DEFAULT, without_data
 from . import completion, pages
 from .commands import COMMANDS, Command
 from .config import read_config
-from .files import check_writable, write_text
+from .files import Existing, check_writable, write_text
 from .report import Report
 from .terminal import leaving, screen
 
@@ -44,6 +44,12 @@ HELP = """Quantize MODEL, a float32 ONNX file, with calibration data.
 DATA is a folder with one .npz per sample (keys are the names of the model's inputs), one .npz or
 .npy of stacked samples, a folder of test_data_set_*, or module:function, which returns any iterable
 of {input name: array}.
+
+\b
+Other commands; each has --help:
+  ptq-opt diff A.onnx B.onnx                          where two models part, layer by layer
+  ptq-opt cost MODEL.onnx                             times operators here, for --costs
+  ptq-run MODEL.int8.onnx                             runs the result with our own kernels
 
 Exit codes: 0 fine, 1 the model or the data is at fault, 2 the command is.
 """
@@ -167,12 +173,16 @@ def _printing(name: str) -> Callable[[Decorated], Decorated]:
 
 
 FILE = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
+EXISTING = Existing()
 
 
-@click.command(cls=Command, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=Command,
+    help=HELP,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.argument(
-    "model", type=EXISTING, required=False, shell_complete=completion.model_or(COMMANDS)
+    "model", type=Existing(COMMANDS), required=False, shell_complete=completion.model_or(COMMANDS)
 )
 @click.option("-o", "--output", type=FILE, help="Write here; default MODEL.int8.onnx.")
 @click.option(
@@ -182,6 +192,15 @@ EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
     help="Calibration data; without it ranges are made up.",
 )
 @click.option("--data-free", is_flag=True, help="Use no samples: ranges from BatchNormalization.")
+@click.option("--samples", default=300, show_default=True, help="Use at most N samples.")
+@click.option(
+    "--config",
+    type=EXISTING,
+    is_eager=True,
+    expose_value=False,
+    callback=configure,
+    help="TOML or JSON file with options by these names; the command line has precedence.",
+)
 @click.option(
     "--passes",
     shell_complete=completion.pipeline,
@@ -207,37 +226,42 @@ EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
     help="uint8, int8, int16, uint16, none.",
 )
 @click.option(
-    "--layer-weights", metavar="REGEX=TYPE", multiple=True, help="The same for nodes named so."
+    "--layer-weights",
+    metavar="REGEX=TYPE",
+    multiple=True,
+    help="--weights of nodes whose name matches.",
+)
+@click.option(
+    "--exclude", metavar="REGEX", multiple=True, help="Keep nodes in float whose name matches."
+)
+@click.option(
+    "--exclude-op", metavar="TYPE", multiple=True, help="Keep all operators of this type in float."
 )
 @click.option("--costs", type=EXISTING, help="Times made by ptq-opt cost.")
-@click.option("--samples", default=300, show_default=True, help="Use at most N samples.")
-@click.option("--exclude", metavar="REGEX", multiple=True, help="Keep nodes named so in float.")
-@click.option("--exclude-op", metavar="TYPE", multiple=True, help="Keep an operator in float.")
-@click.option("--json", type=FILE, help="Write the report here.")
-@click.option(
-    "--report", type=FILE, multiple=True, help="Write it as a page (.html), or for reviews (.md)."
-)
-@click.option(
-    "--config",
-    type=EXISTING,
-    is_eager=True,
-    expose_value=False,
-    callback=configure,
-    help="TOML or JSON file with options by these names; the command line has precedence.",
-)
 @click.option("--metric", metavar="MODULE:FUNCTION", help="function(run) -> float, to be kept.")
 @click.option("--max-drop", type=float, help="By how much the metric may drop; default 0.01.")
 @click.option("--lower-is-better", is_flag=True, help="The metric is an error.")
 @click.option("--min-sqnr", type=float, help="dB every output must have; 0: any. Default 10.")
-@click.option("--bisect", is_flag=True, help="Tell which pass, then which layer costs the metric.")
+@click.option(
+    "--report", type=FILE, multiple=True, help="Write it as a page (.html), or for reviews (.md)."
+)
+@click.option("--json", type=FILE, help="Write the report here.")
 @click.option("--explain", metavar="NODE", multiple=True, help="Print all that is known of NODE.")
 @click.option("--suggest", is_flag=True, help="Print commands that may do better.")
-@click.option("--seed", default=0, help="Of every random choice.")
+@click.option("--bisect", is_flag=True, help="Tell which pass, then which layer costs the metric.")
+@click.option("-v", "--verbose", is_flag=True, help="Print every layer.")
+@click.option("-q", "--quiet", is_flag=True, help="Print answers and errors only.")
+@click.option("--seed", default=0, help="Where random choices begin.")
 @click.option("--threads", default=0, help="Of one operator; 0 for one per core.")
 @click.option("--memory", metavar="SIZE", help="Stay within 4GB, 512MiB ... of memory, or end.")
 @click.option("--workers", default=1, help="Processes on this machine that share the work.")
 @click.option("--cluster", metavar="ADDRESS", help="Dask's workers instead: tcp://..., local:N.")
 @click.option("--work", metavar="DIR", type=FILE, help="Keep results here; a killed run goes on.")
+@_listing("--list-passes", list_passes, "Print all passes with their options and exit.")
+@_listing("--list-targets", list_targets, "Print all targets and exit.")
+@click.option("--print-pipeline", is_flag=True, help="Print the full pipeline and exit.")
+@_printing("--print-before")
+@_printing("--print-after")
 @click.option(
     "--verify",
     type=click.Choice(["none", "structure", "numerics"]),
@@ -245,15 +269,8 @@ EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
     show_default=True,
     help="Check the graph after each pass; also that outputs stay where a pass promises that.",
 )
-@_printing("--print-before")
-@_printing("--print-after")
-@click.option("--print-pipeline", is_flag=True, help="Print the full pipeline and exit.")
-@click.option("--time-passes", is_flag=True, help="Print where the time went.")
 @click.option("--stats", is_flag=True, help="Print what each pass matched, rewrote and declined.")
-@_listing("--list-passes", list_passes, "Print all passes with their options and exit.")
-@_listing("--list-targets", list_targets, "Print all targets and exit.")
-@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
-@click.option("-v", "--verbose", is_flag=True, help="Print every layer.")
+@click.option("--time-passes", is_flag=True, help="Print where the time went.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="ptq-opt")
 def main(**values: Any) -> None:
@@ -325,8 +342,7 @@ def _quantize(options: Options, pipeline: Pipeline, output: Path) -> None:
         write_text(options.json, json.dumps(result.report.as_dict(), indent=1) + "\n")
     for path in options.report:
         result.report.save(path)
-    if not options.quiet:
-        _show(options, result.report, output)
+    _print(options, result.report, output)
 
 
 @contextmanager
@@ -350,30 +366,16 @@ def _warnings(console: Console, quiet: bool) -> Iterator[None]:
         log.propagate = propagate
 
 
-def _show(options: Options, report: Report, output: Path) -> None:
-    from . import render
-    from .explain import explain, suggest
+def _print(options: Options, report: Report, output: Path) -> None:
+    from . import printing
 
-    console = screen()
-    every = len(report.fidelity.layers)
-    console.print(render.body(report, every if options.verbose else render.WORST))
-    if options.time_passes:
-        console.print(render.times(report))
-    if options.stats:
-        console.print(render.statistics(report))
-    if report.culprit is not None:
-        console.print(Text("\nWhat costs the metric", style="bold"))
-        console.print(Text(indent(str(report.culprit), "  ")), soft_wrap=True)
-    for name in options.explain:
-        console.print(Text(f"\n{explain(report, name)}"), soft_wrap=True)
-    if options.suggest:
-        console.print(Text("\nTo try", style="bold"))
-        for why, command in suggest(report) or [("no layer adds noise worth a cure", "")]:
-            console.print(Text(f"  {why}\n    {command}".rstrip()), soft_wrap=True)
-    written = map(str, filter(None, (output, options.json, *options.report)))
-    for title, lines in (*render.hints(report), ("Written", "\n".join(written))):
-        console.print(Text(f"\n{title}", style="bold"))
-        console.print(Text(indent(lines, "  ")), soft_wrap=True)
+    if not options.quiet:
+        printing.show(
+            report, verbose=options.verbose, times=options.time_passes, statistics=options.stats
+        )
+    printing.answer(report, explain=options.explain, suggest=options.suggest)
+    if not options.quiet:
+        printing.close(report, filter(None, (output, options.json, *options.report)))
 
 
 def _instruments(options: Options, pipeline: Pipeline, errors: Console) -> Instruments:

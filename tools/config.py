@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..ir import UsageError
+from ..ir.spelling import nearest
 from ..ir.toml_file import read_toml
-from ..passes.registry import nearest
 
 
 def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ..passes import Context, Pipeline
 from ..passes.base import no_progress
 from ..passes.measure import Measure, need_engine
 from . import completion
-from .files import check_writable, write_text
+from .files import Existing, check_writable, write_text
 from .terminal import leaving
 
 HELP = """Time the operators of MODELs and conversions in the engine of a target.
@@ -30,7 +30,7 @@ The file says what an operator takes in float and in integers on this machine. I
 models, too: an operator that was not measured takes the time of the nearest of its class, one whose
 class was not is estimated from its bytes and operations.
 """
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
+EXISTING = Existing()
 
 
 @click.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})

@@ -17,7 +17,7 @@ from ..ir import load
 from ..ir.samples import open_samples, random_samples
 from . import completion
 from .compare import Comparison, TensorDifference, compare
-from .files import check_writable, write_text
+from .files import Existing, check_writable, write_text
 from .terminal import leaving, screen
 
 HELP = """Compare the models FIRST and SECOND: operators, constants, outputs, and tensor by tensor.
@@ -29,7 +29,7 @@ HELP = """Compare the models FIRST and SECOND: operators, constants, outputs, an
 Tensors are compared by name, in the order of FIRST; where one is stored as integers, what is read
 back of them. The first below the limit is where the models part.
 """
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
+EXISTING = Existing()
 SHOWN = 8
 """Names or tensors of a kind that are listed, unless all are asked for."""
 EQUAL_DB = 100.0

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ..ir import UsageError
 from ..ir.evaluate import MOST_DECIBEL
-from ..passes.registry import nearest
+from ..ir.spelling import nearest
 from .advice import advise, node_name
 from .graph_view import Edge
 from .report import Decision, LayerFidelity, Report

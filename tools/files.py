@@ -4,9 +4,34 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import click
 
 from ..ir import UsageError
+from ..ir.spelling import closest, near
+
+
+class Existing(click.Path):
+    """A file that is there; for one that is not, the message names the nearest.
+
+    Attributes:
+        words: what else could have been meant.
+    """
+
+    def __init__(self, words: Sequence[str] = ()) -> None:
+        super().__init__(exists=True, dir_okay=False, path_type=Path)
+        self.words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, or `click.BadParameter`."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            hint = closest(str(value), self.words) or near(Path(value))
+            self.fail(error.message.rstrip(".") + (hint or "."), param, ctx)
 
 
 def check_writable(path: Path) -> None:

@@ -22,7 +22,7 @@ from ..ir.tensor import Array
 from ..native.kernels import ACCUMULATE, REQUANTIZE
 from ..native.program import compile
 from . import completion
-from .files import check_writable, write_text
+from .files import Existing, check_writable, write_text
 from .profile import document, profile_native, profile_onnxruntime, profile_table
 from .rounding import difference_table, differences
 from .terminal import leaving, screen
@@ -67,7 +67,7 @@ class Options:
     debug: bool
 
 
-EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
+EXISTING = Existing()
 
 
 @click.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})

@@ -174,7 +174,7 @@ def test_function_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path_before = list(sys.path)
     assert marks(open_samples("own_data:samples", [IMAGE])) == [0, 1, 2]
     assert sys.path == path_before
-    with pytest.raises(DataError, match="'own_data:nothing'"):
+    with pytest.raises(UsageError, match="'own_data:nothing'"):
         open_samples("own_data:nothing", [IMAGE])
 
 

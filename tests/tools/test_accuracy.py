@@ -320,5 +320,5 @@ def test_the_command_line(tmp_path, monkeypatch, model: object) -> None:
     assert "the metric drops by at most 0.05" in result.output
     assert "--metric=mine:spread --max-drop=0.05 --lower-is-better" in result.output
     result = CliRunner().invoke(cli.main, ["model.onnx", "--data=calib", "--metric=mine:nothing"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "cannot get a metric from 'mine:nothing'" in result.output

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from ptq_opt import Graph, UsageError
 from ptq_opt.passes import Context
 from ptq_opt.tools.cli import main
+from ptq_opt.tools.commands import COMMANDS, SECTIONS
 
 Run = Callable[..., Result]
 
@@ -132,6 +133,42 @@ def test_checks_that_passes_keep_the_function(
 def test_quiet_prints_nothing(run: Run) -> None:
     done = run("model.onnx", "--quiet", "--samples=4")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_quiet_still_answers(run: Run) -> None:
+    done = run("model.onnx", "--data=calib", "--quiet", "--explain=second")
+    assert done.stdout.startswith("\nConv 'second'\n  precision   integers")
+    done = run("model.onnx", "--data=calib", "--quiet", "--explain=secnod")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "there is no operator 'secnod'; did you mean 'second'?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["modle.onnx"], "File 'modle.onnx' does not exist; did you mean 'model.onnx'?"),
+        (["dif", "model.onnx"], "File 'dif' does not exist; did you mean 'diff'?"),
+        (["something"], "File 'something' does not exist."),
+        (["diff", "model.onnx", "modl.onnx"], "does not exist; did you mean 'model.onnx'?"),
+        (
+            ["model.onnx", "--data=calibb"],
+            "no calibration data at 'calibb'; did you mean 'calib'?",
+        ),
+        (["model.onnx", "--data=mine:f"], "modules are looked for in the current folder"),
+    ],
+)
+def test_names_the_nearest_file(words: list[str], message: str, run: Run) -> None:
+    done = run(*words)
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
+def test_help_is_in_sections_and_leaves_no_option_out(run: Run) -> None:
+    text = run("--help").stdout
+    for heading in SECTIONS.values():
+        assert f"\n{heading}:\n" in text
+    assert all(option.opts[-1] in text for option in main.params if option.opts[0][0] == "-")
+    assert all(f"ptq-opt {command} " in text for command in COMMANDS)
 
 
 def test_warns_without_data(run: Run) -> None:

@@ -24,10 +24,11 @@ from onnxruntime.quantization import (
 )
 
 from ptq_opt.ir import Graph, UsageError, load
+from ptq_opt.ir.spelling import nearest
 from ptq_opt.passes.base import all_nodes
 from ptq_opt.passes.calibrate import Calibrate
 from ptq_opt.passes.quant import Quantize
-from ptq_opt.passes.registry import DEFAULT, nearest
+from ptq_opt.passes.registry import DEFAULT
 from ptq_opt.passes.select import selects
 from ptq_opt.passes.spec import parse
 from ptq_opt.tools.api import Result

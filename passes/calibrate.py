@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -56,7 +57,10 @@ class Calibrate(Pass):
         if self.method == "auto" and values:
             trial = choose(graph, known, judges(samples), context)
             known = trial.calibration
-            context.report.note(f"extremes up to {trial.limit} times their mean, else the mean")
+            extremes = "extremes of all samples"
+            if trial.limit < math.inf:
+                extremes = f"extremes up to {trial.limit} times their mean, else the mean"
+            context.report.note(extremes)
         context.calibration = known
         context.results["calibrate"] = {"not_finite": watch(graph, judges(samples))}
 

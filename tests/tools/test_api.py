@@ -383,3 +383,9 @@ def test_where_not_a_number_begins_is_warned_of() -> None:
     assert warning == (
         "'l', computed by Log 'l', holds NaN or infinity (sample 0) of what is finite before it"
     )
+
+
+def test_ranges_that_nothing_limits_are_those_of_all_samples() -> None:
+    report = quantize(small_model(), make_samples(4), passes="calibrate").report
+    (calibrate,) = [done for done in report.passes if done.spec == "calibrate"]
+    assert calibrate.notes[1] == "extremes of all samples"

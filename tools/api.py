@@ -18,6 +18,7 @@ from ..ir.blas import one_thread
 from ..ir.clone import clone
 from ..ir.evaluate import THREADS
 from ..ir.external import spilling
+from ..ir.memory import limited, parse_size
 from ..ir.onnx_io import is_external
 from ..ir.samples import Samples, open_samples, random_samples
 from ..ir.target import DEFAULT as DEFAULT_TARGET
@@ -166,6 +167,7 @@ def quantize(
     workers: int = 1,
     cluster: str | None = None,
     work: str | os.PathLike[str] | None = None,
+    memory: str | int | None = None,
     instruments: Instruments | None = None,
     progress: Progress = no_progress,
     calibration_data_reader: Any = None,
@@ -208,6 +210,7 @@ def quantize(
         workers: processes on this machine that share samples, operators and trials.
         cluster: the same by Dask: "tcp://host:port" of a scheduler, or "local:N".
         work: folder that keeps finished results, so that a run that was stopped goes on.
+        memory: most that this process may allocate: bytes, or "4GB", "512MiB"; Linux only.
         instruments: what to check and call around every pass.
         progress: shows the advance of long steps.
         calibration_data_reader: onnxruntime's name of `data`.
@@ -218,6 +221,7 @@ def quantize(
         ModelError: the model is damaged, quantized already, or cannot be run.
         DataError: a sample does not fit the model; the metric fails or cannot be held.
         PassError: a pass failed.
+        OutOfMemory: what is needed is beyond `memory`, or beyond the machine.
     """
     start = time.perf_counter()
     if data is not None and calibration_data_reader is not None:
@@ -238,15 +242,17 @@ def quantize(
     facts = {fact for step in pipeline.resolve() for fact in step.run.establishes}
     context = Context(goal, metric=asked.metric, seed=seed, progress=progress)
     context.exclude = (*exclude, *(f"^{re.escape(name)}$" for name in nodes_to_exclude))
-    with progress("load", None):
-        graph = load(model)
-        check_patterns(graph, context.exclude, "--exclude")
-        check_patterns(graph, [pattern for pattern, _ in goal.layers], "--layer-weights")
-        if "quantized" in facts:
-            check_source(graph)
-    report = Report(_describe(model, "model in memory"), goal.name, pipeline.spec, seed=seed)
-    size, nodes = weight_bytes(graph), len(graph)
     with ExitStack() as stack:
+        if memory is not None:
+            stack.enter_context(limited(parse_size(memory)))
+        with progress("load", None):
+            graph = load(model)
+            check_patterns(graph, context.exclude, "--exclude")
+            check_patterns(graph, [pattern for pattern, _ in goal.layers], "--layer-weights")
+            if "quantized" in facts:
+                check_source(graph)
+        report = Report(_describe(model, "model in memory"), goal.name, pipeline.spec, seed=seed)
+        size, nodes = weight_bytes(graph), len(graph)
         stack.callback(THREADS.reset, THREADS.set(threads))
         stack.enter_context(one_thread())
         stack.enter_context(working(workers, cluster, work, threads or 1))

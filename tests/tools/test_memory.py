@@ -9,7 +9,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from ptq_opt import UsageError
+from ptq_opt import UsageError, quantize
 from ptq_opt.ir import memory, save
 from ptq_opt.ir.errors import OutOfMemory
 from ptq_opt.ir.text import parse
@@ -59,6 +59,16 @@ def test_what_is_beyond_the_limit_is_told_and_no_file_is_touched(folder: Path) -
     assert "cannot run Expand" in done.stderr
     assert f"more memory is needed than the limit allows ({limit:,} bytes" in done.stderr
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@linux
+def test_python_takes_a_limit_too(folder: Path) -> None:
+    limit = memory.in_use() + memory.ROOM + (64 << 20)
+    with pytest.raises(OutOfMemory, match="cannot run Expand"):
+        quantize("model.onnx", "calib.npy", memory=limit)
+    assert memory.LIMIT.get() is None
+    with pytest.raises(UsageError, match="is no size"):
+        quantize("model.onnx", "calib.npy", memory="much")
 
 
 @linux

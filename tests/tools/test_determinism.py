@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from small_model import Feeds, make_samples, small_model
+from rewriting import net, noise
+from small_model import Feeds, small_model
 
 from ptq_opt import quantize
-from ptq_opt.ir import load
+from ptq_opt.ir import load, save
 from ptq_opt.ir.calibration import calibrate
 from ptq_opt.ir.evaluate import THREADS
 
@@ -52,15 +54,37 @@ def test_threads_change_no_bit_of_a_range(method: str) -> None:
     assert found[0] == found[1] == found[2]
 
 
-def test_the_order_of_independent_passes_changes_no_byte() -> None:
-    """Smoothing is of products of matrices here, alignment of convolutions."""
-    made = [
-        quantize(small_model(), make_samples(2), passes=f"{passes},quant").model
-        for passes in ("align,smooth", "smooth,align")
-    ]
-    assert made[0].SerializeToString(deterministic=True) == made[1].SerializeToString(
-        deterministic=True
-    )
+def two_branches() -> onnx.ModelProto:
+    """Normalized convolutions, and a matrix product behind an Elu."""
+    names = ("gamma", "beta", "mean", "var")
+    parameters = dict(zip(names, noise(4, 4, positive=True) * [[1], [9], [1], [1]], strict=True))
+    spread = np.float32([[[100]], [[1]], [[1]], [[0.01]]])
+    return save(net(
+        """c = Conv(x, w)
+        n = BatchNormalization(c, gamma, beta, mean, var)
+        r = Relu(n)
+        y = Conv(r, v)
+        e = Elu(t)
+        z = MatMul(e, m)""",
+        "float[1,4,6,6] x, float[1,12,16] t", "float[] y, float[] z",
+        w=noise(4, 4, 3, 3), v=noise(8, 4, 1, 1) * spread, m=noise(16, 24, seed=1),
+        **{name: array.astype(np.float32) for name, array in parameters.items()},
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("other", ["align", "equalize", "absorb-bias"])
+def test_the_order_of_independent_passes_changes_no_byte(other: str) -> None:
+    """Smoothing is of products of matrices here, the others of convolutions."""
+    levels = np.geomspace(0.05, 20, 16).astype(np.float32)
+    samples = [{"x": noise(1, 4, 6, 6, seed=k), "t": noise(1, 12, 16, seed=k) * levels}
+               for k in range(4)]  # fmt: skip
+    made = []
+    for passes in (f"{other},smooth,quant", f"smooth,{other},quant"):
+        result = quantize(two_branches(), samples, passes=passes)
+        done = {report.spec: report.rewritten for report in result.report.passes}
+        assert done[other] and done["smooth"]
+        made.append(result.model.SerializeToString(deterministic=True))
+    assert made[0] == made[1]
 
 
 def test_the_seed_is_the_only_chance() -> None:

@@ -65,6 +65,8 @@ class Distribution:
         energy = squared(values) or 1.0
         start, end = np.quantile(values, [TAIL, 1 - TAIL])
         seen = float(values.min()), float(values.max())
+        # In double: between floats that are nearly equal there are fewer others than bins.
+        places = (values.astype(np.float64) - seen[0]) / (seen[1] - seen[0] or 1.0)
         return Distribution(
             grid.dtype.name.lower(),
             float(grid.scale),
@@ -72,7 +74,7 @@ class Distribution:
             low,
             high,
             *seen,
-            counts=tuple(np.histogram(values, BINS, range=seen)[0].tolist()),
+            counts=tuple(np.histogram(places, BINS, range=(0, 1))[0].tolist()),
             clipped=float(np.mean((values < low - half) | (values > high + half))),
             clipping=squared(values - inside) / energy,
             rounding=squared(inside - grid.fake(inside)) / energy,

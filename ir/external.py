@@ -17,6 +17,7 @@ import onnx
 
 from .dtypes import DType
 from .errors import ModelError
+from .temporary import keeping
 from .tensor import PUT_ASIDE, Tensor
 from .tensor_io import (
     LARGE,
@@ -146,16 +147,11 @@ class _Spill:
         """Where the elements of a new tensor are now; None when it is not large."""
         if tensor.nbytes < LARGE or tensor.dtype is DType.STRING:
             return None
-        try:
+        with keeping("weights"):
             start = self.room(tensor.nbytes)
             assert self.file is not None
             self.file.write(stored_bytes(tensor))
             self.file.flush()
-        except OSError as error:
-            raise ModelError(
-                f"cannot keep weights in '{tempfile.gettempdir()}': {error.strerror}; name a "
-                "folder with more room in the environment variable TMPDIR"
-            ) from None
         return ExternalSource(describe(tensor), Extent(self.map, start, start + tensor.nbytes))
 
     def room(self, size: int) -> int:

@@ -21,6 +21,7 @@ import onnx
 from . import memory
 from .errors import DataError, UsageError
 from .external import ExternalFiles
+from .temporary import keeping
 from .tensor import Array
 from .tensor_io import tensor_from_proto
 
@@ -199,7 +200,8 @@ class Spool:
                 what = f"'{names[k]}'" if names else f"part {k}"
                 raise DataError(f"sample {self.kept}: {what} is not an array of numbers")
             arrays[k] = array.astype(np.str_) if array.dtype.kind == "O" else array
-        with _file(self.folder.path, self.kept).open("wb") as file:
+        path = _file(self.folder.path, self.kept)
+        with keeping("samples"), path.open("wb") as file:
             np.savez(file, *arrays, names=np.array(names, dtype=np.str_))
         self.kept += 1
 

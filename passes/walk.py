@@ -8,6 +8,8 @@ up to a budget and in temporary files beyond it.
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from ..ir import DType, Graph, Node, QuantInfo, Value
 from ..ir.clone import Mapping, extract
 from ..ir.evaluate import Runner, reduce
 from ..ir.memory import LIMIT
+from ..ir.temporary import keeping
 from ..ir.tensor import Array
 from .layers import Clamp
 
@@ -284,7 +287,10 @@ class Store:
         if plain and _size(data) > self.left:
             path = self.folder / f"{self._serial}.npy"
             self._serial += 1
-            np.save(path, data, allow_pickle=False)
+            with keeping("activations"):
+                np.save(path, data, allow_pickle=False)
+                if path.stat().st_size < data.nbytes:  # numpy does not see what closing loses
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._held[value, sample] = path
             return
         self.left -= _size(data)

@@ -1,7 +1,6 @@
 """Executors give each item's result in order, whoever dies; work folders keep them."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from disk import full_disk
 from jobs import OPENED, Deadly, Squares
 
 from ptq_opt.ir import DataError, PtqError, UsageError
@@ -191,14 +191,8 @@ def test_steps_are_kept_too(work: WorkFolder) -> None:
 def test_a_full_disk_is_told_and_what_is_there_stays(work: WorkFolder) -> None:
     squares(0, [1])
     before = [(file, file.read_bytes()) for file in files(work)]
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    try:
-        with pytest.raises(UsageError, match="cannot keep results in the work folder"):
-            squares(0, [1, 2])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(100), pytest.raises(UsageError, match="cannot keep results in the work folder"):
+        squares(0, [1, 2])
     assert [(file, file.read_bytes()) for file in files(work)] == before
     assert squares(0, [1, 2]) == [1, 4]
 

@@ -2,12 +2,11 @@
 
 import io
 import os
-import resource
-import signal
 import time
 from pathlib import Path
 
 import pytest
+from disk import full_disk
 from rich.console import Console
 
 from ptq_opt import UsageError
@@ -28,6 +27,8 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
         check_writable(tmp_path / "missing" / "file")
     with pytest.raises(UsageError, match="not a regular file"):
         check_writable(Path(os.devnull))
+    with pytest.raises(UsageError, match=r"cannot write '/proc/out.onnx'"):  # even root may not
+        check_writable(Path("/proc/out.onnx"))
 
 
 def test_text_replaces_the_file_at_once(tmp_path: Path) -> None:
@@ -44,14 +45,11 @@ def test_text_replaces_the_file_at_once(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_and_the_old_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     path.write_text("old")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    try:
-        with pytest.raises(UsageError, match=r"cannot write '.*report.json': File too large"):
-            write_text(path, "new" * 100)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with (
+        full_disk(100),
+        pytest.raises(UsageError, match=r"cannot write '.*report.json': File too large"),
+    ):
+        write_text(path, "new" * 100)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -97,6 +97,19 @@ def test_any_number_of_workers_gives_the_same_bytes(tiny: Path, alone: str) -> N
     assert file_of(tiny, work=tiny / "shared") == alone, "what four made serves one"
 
 
+def test_two_runs_at_the_same_time_share_a_work_folder(tiny: Path, alone: str) -> None:
+    """Neither harms the other: both end with the bytes of one without a folder."""
+    code = (
+        "import hashlib, sys; from ptq_opt import quantize; result = quantize('tiny.onnx', 'calib',"
+        " passes=sys.argv[1], threads=1, work='both'); print(hashlib.sha256("
+        "result.model.SerializeToString(deterministic=True)).hexdigest())"
+    )
+    command = [sys.executable, "-c", code, PASSES]
+    both = [subprocess.Popen(command, cwd=tiny, stdout=subprocess.PIPE, text=True) for _ in "ab"]
+    assert [run.communicate()[0].strip() for run in both] == [alone, alone]
+    assert not list(tiny.rglob("both/*.partial"))
+
+
 def test_a_cluster_gives_the_same_bytes_and_survives_its_workers(
     tiny: Path, alone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

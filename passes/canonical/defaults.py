@@ -43,7 +43,7 @@ def explicit_defaults(node: Node, rw: Rewriter) -> bool:
     if kernel:
         n = len(kernel)
         missing |= {"kernel_shape": kernel, "strides": [1] * n}
-        if node.op != "AveragePool" or rw.graph.info.opset >= 19:
+        if node.op != "AveragePool":
             missing["dilations"] = [1] * n
         if node.op == "ConvTranspose":
             missing["output_padding"] = [0] * n

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from ...ir import Node, Value
+from ...ir import DType, Node, Value
 from ...ir.tensor import Array
 from ..base import Skip, single_reader
 from ..driver import Rewriter, Rule
@@ -110,6 +112,31 @@ def _spatial_zeros(node: Node) -> list[int] | None:
     if begin[:2].any() or end[:2].any() or (amounts < 0).any():
         return None
     return [*begin[2:].tolist(), *end[2:].tolist()]
+
+
+def dilated_mean(node: Node, rw: Rewriter) -> bool:
+    """AveragePool has no dilations, to which operator set 19 gave them: it is a convolution then.
+
+    What ONNX Runtime makes of it between integers knows no such attribute and is refused.
+    """
+    attrs, x = node.attrs, node.inputs[0]
+    dilations, pads = attrs.get("dilations"), attrs.get("pads")
+    if dilations is None or pads is None or x is None:
+        return False
+    if all(step == 1 for step in dilations):
+        rw.graph.set_attrs(node, dilations=None)
+        return True
+    channels, kernel = x.shape[1] if x.shape else None, attrs["kernel_shape"]
+    if not isinstance(channels, int) or x.dtype is not DType.FLOAT:
+        raise Skip("the channels of what it averages are not known, or no float32")
+    if attrs.get("ceil_mode", 0) or (any(pads) and not attrs.get("count_include_pad", 0)):
+        raise Skip("has dilations, and windows of several sizes")
+    shares = np.full((channels, 1, *kernel), 1 / math.prod(kernel), np.float32)
+    same = {name: attrs[name] for name in ("kernel_shape", "strides", "dilations", "pads")}
+    weights = rw.constant(shares, f"{node.output.name}_shares")
+    new = rw.add("Conv", x, weights, name=node.name, like=node.output, group=channels, **same)
+    rw.replace(node.output, new)
+    return True
 
 
 def spatial_mean(node: Node, rw: Rewriter) -> bool:
@@ -233,6 +260,7 @@ RULES = (
     Rule("gemm-factors", ("Gemm",), gemm_factors),
     Rule("gemm", ("Add",), gemm),
     Rule("pad", ("Conv", "AveragePool"), pad),
+    Rule("dilated-mean", ("AveragePool",), dilated_mean),
     Rule("spatial-mean", ("ReduceMean",), spatial_mean),
     Rule("layer-normalization", ("Div",), layer_normalization),
 )

@@ -306,6 +306,32 @@ def test_defaults_are_written_out(op: str, expected: dict[str, object]) -> None:
     assert {name: node.attrs[name] for name in expected} == expected
 
 
+@pytest.mark.parametrize("opset", [17, 20, 22])
+@pytest.mark.parametrize("given", ["", "dilations = [1,1], "])
+def test_a_mean_without_dilations_has_no_attribute_for_them(opset: int, given: str) -> None:
+    """The operator that ONNX Runtime makes of an AveragePool between integers has none."""
+    if opset < 19 and given:
+        return
+    graph = net(f"y = AveragePool <{given}kernel_shape = [2,2]> (x)", opset=opset)
+    attrs = only(canonical(graph), "AveragePool").attrs
+    assert "dilations" not in attrs and attrs["strides"] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "converted"),
+    [
+        ("strides = [2,1]", True),
+        ("pads = [1,1,1,1], count_include_pad = 1", True),
+        ("pads = [1,1,1,1]", False),
+        ("ceil_mode = 1", False),
+    ],
+)
+def test_a_dilated_mean_is_a_convolution(attributes: str, converted: bool) -> None:
+    window = "kernel_shape = [2,2], dilations = [2,1]"
+    graph = net(f"y = AveragePool <{window}, {attributes}> (x)", opset=20)
+    assert ops(canonical(graph)) == (["Conv"] if converted else ["AveragePool"])
+
+
 def test_a_second_run_changes_nothing() -> None:
     graph = canonical(
         net("p = Pad(x, pads)\n c = Conv(p, w)\n r = Relu(c)\n s = Sub(r, b)\n y = Div(s, b)",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .dtypes import DType
+from .engines import PACKAGES
 from .errors import UsageError
 from .grid_rule import ACTIVATIONS, WEIGHTS, GridRule, activation_rule, layer_rule, weight_rule
 from .spelling import nearest
@@ -77,7 +78,7 @@ class Target:
         saturating_pairs: products of neighbouring weights are summed in saturating int16 (x86
             before VNNI), so weights that can overflow it lose a bit.
         costs: see `Costs`.
-        engine: what runs its files on this machine: "onnxruntime", "openvino", or nothing.
+        engine: what runs its files on this machine: a key of `engines.PACKAGES`, or nothing.
         timings: times that were measured; they have precedence over `costs`.
     """
 
@@ -211,7 +212,7 @@ def read_target(path: Path) -> Target:
         requantize=arithmetic.take("requantize", str, "float", ("float", "fixed", "gemmlowp")),
         saturating_pairs=arithmetic.take("saturating-pairs", bool, False),
         costs=_costs(reader.section("costs")),
-        engine=reader.take("engine", str, "", ("", "onnxruntime", "openvino")),
+        engine=reader.take("engine", str, "", ("", *PACKAGES)),
     )
     for part in (operators, arithmetic, reader):
         part.finish()

@@ -9,7 +9,7 @@ from ptq_opt.ir.engines import installed, interleaved, latencies, machine, profi
 
 ENGINES = [
     pytest.param(name, marks=pytest.mark.skipif(not installed(name), reason="not installed"))
-    for name in ("onnxruntime", "openvino")
+    for name in ("native", "onnxruntime", "openvino")
 ]
 FEEDS = {"x": noise(1, 16, 8, 8)}
 

@@ -7,7 +7,15 @@ import pytest
 from ptq_opt.ir import DType, UsageError
 from ptq_opt.ir.target import Target, find_target, names
 
-TARGETS = ["ort-cpu", "ort-cpu-avx2", "ort-cpu-vnni", "openvino-cpu", "tensorrt", "generic"]
+TARGETS = [
+    "ort-cpu",
+    "ort-cpu-avx2",
+    "ort-cpu-vnni",
+    "openvino-cpu",
+    "tensorrt",
+    "generic",
+    "native",
+]
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -30,16 +30,17 @@ def known(graph: Graph) -> Calibration:
     return Calibration("mean-max", {v.name: Range.of(rows, 1) for v in graph.values()})
 
 
-def test_every_operator_gets_its_times() -> None:
+@pytest.mark.parametrize("target", ["ort-cpu", "native"])
+def test_every_operator_gets_its_times(target: str) -> None:
     graph = residual()
-    context = Context(find_target("ort-cpu"), calibration=known(graph))
+    context = Context(find_target(target), calibration=known(graph))
     Measure(runs=2).run(graph, context)
     assert context.timings is not None
     rows = {(row.kind, row.shape): row for row in context.timings.rows}
     conv, erf = rows["Conv 1x1", "1x32x16x16"], rows["Erf", "1x32x16x16"]
     assert conv.work == 2 * 32 * 32 * 16 * 16
     assert conv.in_float and conv.in_integers and erf.in_float
-    assert erf.in_integers is None, "there is no kernel"
+    assert erf.in_integers is None, "the target has no kernel for it"
     for op in ("QuantizeLinear", "DequantizeLinear"):
         assert all(rows[op, str(size)].in_integers for size in SIZES)
         assert all(rows[f"{op} image", str(32 * edge**2)].in_integers for edge in EDGES)

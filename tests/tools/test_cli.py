@@ -90,7 +90,7 @@ def test_lists_passes_with_their_options(run: Run) -> None:
 def test_lists_targets(run: Run) -> None:
     done = run("--list-targets")
     assert done.exit_code == 0
-    for name in ("ort-cpu", "openvino-cpu", "tensorrt", "generic"):
+    for name in ("ort-cpu", "openvino-cpu", "tensorrt", "generic", "native"):
         assert name in done.stdout
 
 

@@ -264,6 +264,17 @@ def test_failure_of_a_peer_is_its_result(tmp_path: Path) -> None:
     assert run_peer("ort", case, Path("no such python")) == outcome
 
 
+def test_a_peer_may_write_into_the_file_it_is_given(tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(b"as it was")
+    python = tmp_path / "python"  # says what it was given, and writes into it
+    python.write_text('#!/bin/sh\necho spoiled > "$3"\nexit 1\n')
+    python.chmod(0o755)
+    run_peer("ort", Case("m", "trained", model, tmp_path), python)
+    assert model.read_bytes() == b"as it was"
+    assert [file.name for file in tmp_path.glob("*.onnx")] == ["m.onnx"]
+
+
 def test_log_keeps_what_a_command_says(tmp_path: Path) -> None:
     log = tmp_path / "log"
     command = [sys.executable, "-c", "import sys; print('one'); sys.exit('two')"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -55,8 +56,11 @@ def run_peer(peer: str, case: Case, python: Path) -> Outcome:
         worker = str(Path(__file__).with_name("peer_worker.py"))
         count = str(PEER_SAMPLES[peer])
         command = [str(python.absolute()), worker, peer]
-        command += map(str, (case.model.absolute(), case.calibration, count, out))
+        own = case.folder / f"{peer}-fp32.onnx"  # some write into the file they are given
+        shutil.copyfile(case.model, own)
+        command += map(str, (own.absolute(), case.calibration, count, out))
         code, last_line = run_logged(command, case.folder / f"{peer}.log", case.folder)
+        own.unlink(missing_ok=True)
         if code == NOT_INSTALLED:
             return Outcome(None, "not installed")
         if code:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import onnx
 
+from .clone import clone
 from .errors import ModelError, OutOfMemory
 from .graph import Graph, Shape, Value
 from .names import Names
@@ -29,6 +30,15 @@ def infer(graph: Graph) -> None:
     model = save_model(graph, _without_weights, names)
     for value, kind in _found(graph, _inferred(model), names):
         _refine(value, kind)
+
+
+def type_outputs(graph: Graph) -> None:
+    """Give outputs that are declared without a type the one that is inferred; nothing else."""
+    if any(value.dtype is None for value in graph.outputs):
+        copy, where = clone(graph)
+        infer(copy)
+        for value in graph.outputs:
+            value.dtype = value.dtype or where[value].dtype
 
 
 def correct(graph: Graph) -> dict[Value, Shape]:

@@ -21,7 +21,7 @@ from ..ir.external import spilling
 from ..ir.memory import limited, parse_size
 from ..ir.onnx_io import is_external
 from ..ir.samples import Samples, open_samples, random_samples
-from ..ir.shapes import infer
+from ..ir.shapes import type_outputs
 from ..ir.target import DEFAULT as DEFAULT_TARGET
 from ..ir.target import Target, find_target
 from ..ir.timings import read_timings
@@ -248,8 +248,7 @@ def quantize(
             stack.enter_context(limited(parse_size(memory)))
         with progress("load", None):
             graph = load(model)
-            if any(value.dtype is None for value in graph.outputs):
-                infer(graph)
+            type_outputs(graph)
             check_patterns(graph, context.exclude, "--exclude")
             check_patterns(graph, [pattern for pattern, _ in goal.layers], "--layer-weights")
             if "quantized" in facts:

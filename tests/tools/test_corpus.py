@@ -29,12 +29,14 @@ from ptq_opt.tools.corpus.outcome import (
     run_case,
     worst,
 )  # fmt: skip
-from ptq_opt.tools.corpus.table import USUAL, groups, read, versions, write
+from ptq_opt.tools.corpus.table import USUAL, changes, groups, read, versions, write
 
 EVERY = 50
 SHARDS = 4
 LARGE = "light/"
 """Models of a hundred million weights: the command runs them."""
+SNAPSHOT = Path(__file__).parents[1] / "data" / "corpus.txt"
+"""Every outcome, by ``python -m ptq_opt.tools.corpus --snapshot tests/data/corpus.txt``."""
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
@@ -44,6 +46,16 @@ def test_no_case_crashes_or_is_silently_wrong(shard: int) -> None:
     found = {name: run_case(cases[name]) for name in names[shard::SHARDS]}
     assert {name: each for name, each in found.items() if each.kind in BUGS} == {}
     assert any(each.kind == QUANTIZED for each in found.values())
+    before = SNAPSHOT.read_text()
+    if read(before)[0] == versions():
+        assert changes(before, found) == []
+
+
+def test_the_snapshot_is_of_all_cases_and_has_no_bug() -> None:
+    taken, named = read(SNAPSHOT.read_text())
+    assert not [name for name, group in named.items() if group.startswith(BUGS)]
+    if taken == versions():
+        assert set(named) < set(all_cases())
 
 
 def test_the_cases_are_those_of_the_package() -> None:
@@ -141,6 +153,19 @@ def test_the_text_comes_back() -> None:
     assert taken == versions()
     assert {n: named.get(n, USUAL) for n in found} == {n: each.group for n, each in found.items()}
     assert list(groups(found)) == [QUANTIZED, USUAL, found["test_c"].group]
+    assert changes(text, found) == []
+
+
+def test_a_case_that_ends_otherwise_is_named() -> None:
+    before = {"test_a": Outcome(QUANTIZED), "test_b": Outcome(FLOAT, "no integer kernel")}
+    after = {"test_a": Outcome(FAR), "test_b": Outcome(QUANTIZED)}
+    text = write(before)
+    assert changes(text, after) == [
+        f"test_a: {QUANTIZED} -> {FAR}",
+        f"test_b: {USUAL} -> {QUANTIZED}",
+    ]
+    older = text.replace(versions(), "onnx 1.0")
+    assert changes(older, before) == [f"made with onnx 1.0, here is {versions()}"]
 
 
 def test_the_command_prints_a_table_and_fails_where_something_is_wrong(tmp_path: Path) -> None:
@@ -151,3 +176,12 @@ def test_the_command_prints_a_table_and_fails_where_something_is_wrong(tmp_path:
     assert done.exit_code == 0, done.output
     assert "float: no integer kernel" in done.output and "2 cases" in done.output
     assert path.read_text() == f"{versions()}\n\n{USUAL} (2)\n"
+
+
+def test_the_command_fails_where_an_outcome_changed(tmp_path: Path) -> None:
+    path = tmp_path / "before.txt"
+    path.write_text(write({"test_abs": Outcome(QUANTIZED)}))
+    command = ["--match", "^test_abs$", "--jobs", "1", "--compare", str(path)]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 1, done.output
+    assert f"test_abs: {QUANTIZED} -> {USUAL}" in done.output

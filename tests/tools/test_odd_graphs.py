@@ -21,7 +21,7 @@ from ptq_opt import PtqError, quantize
 from ptq_opt.ir import DType, Graph, Tensor, Value, load, save
 from ptq_opt.ir.evaluate import Runner, signal_to_noise
 from ptq_opt.ir.samples import Feeds, random_samples
-from ptq_opt.ir.shapes import infer
+from ptq_opt.ir.shapes import type_outputs
 from ptq_opt.ir.target import find_target
 from ptq_opt.passes.opset import OLDEST
 from ptq_opt.tools.api import FAR_FROM_FLOAT, Result
@@ -60,7 +60,7 @@ def survives(
     assert [o.name for o in after.get_outputs()] == [o.name for o in before.get_outputs()]
     told = any(FAR_FROM_FLOAT in warning for warning in result.report.warnings)
     source, made = load(model), load(result.model)
-    infer(source)
+    type_outputs(source)
     reals, founds = ([Runner(graph).run(feeds) for feeds in samples] for graph in (source, made))
     for real, found in zip(zip(*reals, strict=True), zip(*founds, strict=True), strict=True):
         if all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in real):

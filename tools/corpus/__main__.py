@@ -16,7 +16,7 @@ from rich.console import Console
 from ..files import write_text
 from .cases import all_cases
 from .outcome import BUGS, Outcome, run_case
-from .table import table, write
+from .table import changes, table, write
 
 
 @click.command()
@@ -25,13 +25,18 @@ from .table import table, write
 @click.option(
     "--snapshot",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the outcomes to this file, to be compared with later ones.",
+    help="Write the outcomes to this file, for --compare.",
 )
-def main(match: str, jobs: int, snapshot: Path | None) -> None:
+@click.option(
+    "--compare",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Name every case with another outcome than in this file.",
+)
+def main(match: str, jobs: int, snapshot: Path | None, compare: Path | None) -> None:
     """Quantize every case by the default pipeline and compare the file with the original.
 
-    Exits with 1 when a case crashes, gives a file that does not load, or is far from float without
-    a warning.
+    Exits with 1 when a case crashes, gives a file that does not load, is far from float without a
+    warning, or has another outcome than in the file given to --compare.
     """
     names = [name for name in all_cases() if re.search(match, name)]
     with multiprocessing.get_context("fork").Pool(jobs, quiet) as pool:
@@ -43,7 +48,10 @@ def main(match: str, jobs: int, snapshot: Path | None) -> None:
             console.print(f"{name}: {each}", markup=False)
     if snapshot is not None:
         write_text(snapshot, write(found))
-    sys.exit(any(each.kind in BUGS for each in found.values()))
+    changed = [] if compare is None else changes(compare.read_text(), found)
+    for line in changed:
+        console.print(line, markup=False)
+    sys.exit(bool(changed) or any(each.kind in BUGS for each in found.values()))
 
 
 def outcome(name: str) -> Outcome:

@@ -95,7 +95,7 @@ def _judge(case: Case, result: Result) -> Outcome:
         found = run(after, case.feeds)
         if isinstance(found, str) and not isinstance(real, str):
             return Outcome(UNLOADABLE, plain(found))
-        if _repeats(real, again):
+        if repeats(real, again):
             db = worst(real, Runner(result.graph).run(case.feeds))
             try:
                 by_kernels = _by_kernels(case, result, real)
@@ -111,7 +111,7 @@ def _judge(case: Case, result: Result) -> Outcome:
     return Outcome(FLOAT, why_float(result.report), db)
 
 
-def _repeats(real: list[Any] | str, again: list[Any] | str) -> bool:
+def repeats(real: list[Any] | str, again: list[Any] | str) -> bool:
     """False where the original does not run on its own data, or makes random numbers."""
     if isinstance(real, str) or isinstance(again, str):
         return False

@@ -68,3 +68,14 @@ def read(text: str) -> tuple[str, dict[str, str]]:
         elif line:
             group = line.rpartition(" (")[0]
     return first, named
+
+
+def changes(before: str, found: Mapping[str, Outcome]) -> list[str]:
+    """A line for every case whose outcome is not the one in the text `write` made."""
+    taken, named = read(before)
+    lines = [] if taken == versions() else [f"made with {taken}, here is {versions()}"]
+    for name, outcome in found.items():
+        was = named.get(name, USUAL)
+        if outcome.group != was:
+            lines.append(f"{name}: {was} -> {outcome.group}")
+    return lines

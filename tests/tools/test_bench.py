@@ -18,7 +18,8 @@ from ptq_opt.tools.bench.__main__ import main
 from ptq_opt.tools.bench.cases import Case, find_cases, store
 from ptq_opt.tools.bench.engines import Race, geometric_means, race, race_table
 from ptq_opt.tools.bench.measure import FP32, OURS, Row, Settings
-from ptq_opt.tools.bench.quantizers import run_logged, run_peer
+from ptq_opt.tools.bench.peer_worker import TOOLS
+from ptq_opt.tools.bench.quantizers import PEER_SAMPLES, run_logged, run_peer
 from ptq_opt.tools.bench.speed import conversions_left, interleaved_latency
 from ptq_opt.tools.bench.verdict import misses
 
@@ -252,6 +253,10 @@ def test_peer_quantizes_once(tmp_path: Path) -> None:
     made = outcome.file.stat().st_mtime_ns
     assert run_peer("ort", case, Path("no such python")) == outcome
     assert outcome.file.stat().st_mtime_ns == made
+
+
+def test_every_peer_has_a_number_of_samples() -> None:
+    assert PEER_SAMPLES.keys() == TOOLS.keys()
 
 
 def test_failure_of_a_peer_is_its_result(tmp_path: Path) -> None:

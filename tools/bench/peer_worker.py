@@ -12,7 +12,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def quantize_quark(model: Path, samples: list[Path], out: Path) -> None:
     quantizer.quantize_model(str(model), str(out), reader(samples))
 
 
-def quantize_modelopt(model: Path, samples: list[Path], out: Path) -> None:
+def quantize_modelopt(model: Path, samples: list[Path], out: Path, method: str = "entropy") -> None:
     """ModelOpt with its defaults, but that the rest stays float32 and that it runs on the CPU."""
     from modelopt.onnx.quantization import quantize
 
@@ -111,18 +112,20 @@ def quantize_modelopt(model: Path, samples: list[Path], out: Path) -> None:
     quantize(
         str(model),
         calibration_data={name: np.concatenate([f[name] for f in feeds]) for name in feeds[0]},
+        calibration_method=method,
         calibration_eps=["cpu"],
         high_precision_dtype="fp32",
         output_path=str(out),
     )
 
 
-TOOLS = {
+TOOLS: dict[str, Callable[[Path, list[Path], Path], None]] = {
     "ort": quantize_ort,
     "nncf": quantize_nncf,
     "aimet": quantize_aimet,
     "quark": quantize_quark,
     "modelopt": quantize_modelopt,
+    "modelopt-max": partial(quantize_modelopt, method="max"),
 }
 
 

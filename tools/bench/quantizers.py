@@ -13,7 +13,9 @@ from pathlib import Path
 
 from .cases import Case
 
-PEER_SAMPLES = {"ort": 100, "nncf": 300, "aimet": 100, "quark": 100, "modelopt": 100}
+PEER_SAMPLES = {
+    "ort": 100, "nncf": 300, "aimet": 100, "quark": 100, "modelopt": 100, "modelopt-max": 100,
+}  # fmt: skip
 """Most keep all they collect in memory, so they get fewer; 300 is the default of NNCF."""
 DEFAULT_PEERS = "ort,nncf"
 """What one environment can hold together; each other tool needs one of its own."""

@@ -236,6 +236,7 @@ class Graph:
         self.version = 0
         self.touched: dict[Node, None] | None = None
         self._order: tuple[int, list[Node]] = (-1, [])
+        self._holders: tuple[int, list[Node]] = (-1, [])  # of bodies
         self._serial = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -292,17 +293,18 @@ class Graph:
 
     def values(self) -> Iterator[Value]:
         """Every value once: inputs, captures, then operands and results in topological order."""
-        seen: set[Value] = set()
-        nodes = (v for n in self.order() for v in [*(x for _, x in n.operands()), *n.outputs])
-        for value in (*self.inputs, *self.captures, *nodes, *self.outputs):
-            if value not in seen:
-                seen.add(value)
-                yield value
+        found: dict[Value | None, None] = dict.fromkeys((*self.inputs, *self.captures))
+        for node in self.order():
+            found.update(dict.fromkeys((*node.inputs, *node.captures, *node.outputs)))
+        found.update(dict.fromkeys(self.outputs))
+        return (value for value in found if value is not None)
 
     def graphs(self) -> Iterator[Graph]:
         """This graph and all bodies inside it, outermost first."""
         yield self
-        for node in self.order():
+        if self._holders[0] != self.version:
+            self._holders = (self.version, [node for node in self.order() if node.bodies])
+        for node in self._holders[1]:
             for body in node.bodies.values():
                 yield from body.graphs()
 

@@ -9,9 +9,10 @@ from typing import Any
 import onnx
 
 from .errors import ModelError
+from .garbage import without_gc
 from .graph import Graph, Node, Value
 from .names import Names
-from .onnx_load import refusing_bad_text, without_gc
+from .onnx_load import refusing_bad_text
 from .protos import write_type
 from .tensor import Tensor
 from .tensor_io import SparseSource, tensor_from_proto, tensor_to_proto

@@ -24,8 +24,10 @@ def infer(graph: Graph) -> None:
 
     Uses `onnx.shape_inference` with data propagation on a model without weights. What is known
     is only ever refined: an unknown dimension may become known, never the other way. Custom
-    operators stay unknown.
+    operators stay unknown. Where nothing is unknown, nothing is done.
     """
+    if not any(_lacks(value) for part in graph.graphs() for value in part.values()):
+        return
     names = Names.of(graph)
     model = save_model(graph, _without_weights, names)
     for value, kind in _found(graph, _inferred(model), names):
@@ -42,7 +44,7 @@ def type_outputs(graph: Graph) -> None:
 
 
 def correct(graph: Graph) -> dict[Value, Shape]:
-    """Take back what the model declares of its shapes against its operators; what it declared.
+    """Fill and correct shapes as the operators have them; what the model declared otherwise.
 
     ONNX Runtime goes by what operators compute and lets such a model pass with a note. A declared
     rank is wrong where inference finds another one, a declared size where inference finds another
@@ -59,7 +61,12 @@ def correct(graph: Graph) -> dict[Value, Shape]:
             value.shape = _agreed(declared, read_shape(found.tensor_type.shape))
             if value.shape != declared:
                 wrong[value] = declared
+        _refine(value, found)
     return wrong
+
+
+def _lacks(value: Value) -> bool:
+    return value.dtype is None or value.shape is None or None in value.shape
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:

@@ -10,10 +10,13 @@ from typing import Any, Protocol
 from .clone import clone, extract
 from .graph import Graph, Node, Value
 from .shapes import infer
-from .tensor import Array
+from .tensor import Array, Tensor
 
 WHOLE: ContextVar[int] = ContextVar("whole", default=1 << 31)
-"""Bytes of weights up to which a graph is run as a whole: ONNX Runtime holds them twice."""
+"""Bytes of weights up to which a graph is run as a whole: ONNX Runtime holds them twice.
+
+Integers count as the floats they stand for: comparisons hold several quantized graphs at a time,
+and what they came from was run in parts, too."""
 PART = 1 / 8
 """Share of `WHOLE` that the weights of a part take, if not one operator alone takes more."""
 
@@ -75,7 +78,7 @@ def stream(graph: Graph, fetch: Sequence[Value], open_session: Open) -> Stream |
     """
     whole = WHOLE.get()
     constants = {v.const for v in graph.values() if v.const is not None}
-    if sum(tensor.nbytes for tensor in constants) <= whole:
+    if sum(map(_bytes, constants)) <= whole:
         return None
     copy, where = clone(graph)
     wanted = list(dict.fromkeys(where[value] for value in fetch))
@@ -136,4 +139,8 @@ def _groups(graph: Graph, limit: float) -> list[list[Node]]:
 
 
 def _size(constants: set[Value]) -> int:
-    return sum(value.const.nbytes for value in constants if value.const is not None)
+    return sum(_bytes(value.const) for value in constants if value.const is not None)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return max(tensor.nbytes, 4 * tensor.size)

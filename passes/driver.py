@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..ir import Graph, Node, PtqError, Value
-from ..ir.onnx_load import without_gc
+from ..ir.garbage import without_gc
 from .base import PassError, Report, Skip
 
 

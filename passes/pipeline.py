@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..ir import Graph, GraphError, PtqError
+from ..ir.garbage import seldom_gc
 from ..ir.memory import told
 from ..ir.verify import verify
 from . import spec as specification
@@ -116,7 +117,8 @@ class Pipeline:
         reports: list[Report] = []
         for step in self.resolve():
             try:
-                reports.append(_run_step(step, graph, context, tools, check))
+                with seldom_gc(len(graph)):
+                    reports.append(_run_step(step, graph, context, tools, check))
             except PassError as error:
                 if tools.reproducer is None:
                     raise

@@ -141,10 +141,10 @@ def expected_errors(steps: Array) -> Array:
     pairs = _pairs(steps)
     sums, alike = np.abs(pairs).sum(-1), pairs.prod(-1) > 0
     row, _ = place = np.nonzero(alike & (sums > MOST))
-    over, count = sums[place], len(steps)
+    excess = np.maximum(sums[place] / FACTORS[:, None] - MOST, 0.0)
+    moved, first = np.zeros((len(FACTORS), len(steps))), np.flatnonzero(np.diff(row, prepend=-1))
+    moved[:, row[first]] = np.add.reduceat(np.square(excess) / 2, first, axis=1)
     rounding = np.count_nonzero(steps, axis=1) / 12
-    excess = [np.maximum(over / factor - MOST, 0.0) for factor in FACTORS]
-    moved = np.stack([np.bincount(row, np.square(e) / 2, count) for e in excess])
     return np.asarray(np.square(FACTORS)[:, None] * (rounding + moved))
 
 
@@ -167,5 +167,6 @@ def safe_integers(steps: Array, limits: tuple[int, int]) -> Array:
 
 def _pairs(rows: Array) -> Array:
     """[rows, pairs, 2]; an odd last element is paired with zero."""
-    even = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
-    return even.reshape(len(rows), -1, 2)
+    if rows.shape[1] % 2:
+        rows = np.pad(rows, ((0, 0), (0, 1)))
+    return rows.reshape(len(rows), -1, 2)

@@ -1,6 +1,7 @@
-"""Store the weights of a model of many gigabytes in 4 bits; tells time and memory.
+"""Quantize a model of many gigabytes; tells time and memory.
 
-python tests/large_weights.py --gigabytes 5
+python tests/large_weights.py --gigabytes 5                 weights to 4 bits, without samples
+python tests/large_weights.py --gigabytes 2.5 --samples 2   weights and activations to 8 bits
 
 The model is shaped like a transformer that reads tokens. Its files are sparse: of each weight only
 some rows are written, the rest is holes that read as zeros and take no disk.
@@ -8,6 +9,7 @@ some rows are written, the rest is holes that read as zeros and take no disk.
 
 import argparse
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -98,13 +100,36 @@ def peak() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
 
 
+def sentences(count: int, tokens: int, length: int = 16) -> list[dict[str, np.ndarray]]:
+    """Samples of tokens whose embedding is not zero."""
+    rng = np.random.default_rng(1)
+    known = np.linspace(0, tokens - 1, ROWS).astype(np.int64)
+    return [{"ids": rng.choice(known, (1, length))} for _ in range(count)]
+
+
+class Watch(threading.Thread):
+    """Looks again and again how much memory this process holds that no file backs (Linux)."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.most = 0.0
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            held = Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]
+            self.most = max(self.most, int(held) * 1024 / 1e9)
+            time.sleep(0.02)
+
+
 def main() -> None:
     """Write, quantize, save."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--gigabytes", type=float, default=5.0)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--tokens", type=int, default=32000)
-    parser.add_argument("--weights", default="int4:block=32")
+    parser.add_argument("--samples", type=int, default=0)
+    parser.add_argument("--passes")
     args = parser.parse_args()
     from ptq_opt.tools.api import quantize
 
@@ -112,17 +137,23 @@ def main() -> None:
         folder = Path(name)
         layers = write_model(folder / "float.onnx", args.gigabytes, args.width, args.tokens)
         size = (folder / "float.onnx.data").stat().st_size / 1e9
-        before = peak()
+        before, watch = peak(), Watch()
         start = time.perf_counter()
-        result = quantize(folder / "float.onnx", weights=args.weights, activations="none")
+        if args.samples:
+            samples = sentences(args.samples, args.tokens)
+            result = quantize(folder / "float.onnx", samples, passes=args.passes)
+        else:
+            kinds = {"weights": "int4:block=32", "activations": "none"}
+            result = quantize(folder / "float.onnx", passes=args.passes, **kinds)
         quantized = time.perf_counter()
         result.save(folder / "stored.onnx")
         end = time.perf_counter()
         stored = (folder / "stored.onnx.data").stat().st_size / 1e9
         print(
             f"{layers} blocks, {size:.2f} GB of weights stored in {stored:.2f} GB: quantize "
-            f"{quantized - start:.0f} s, save {end - quantized:.0f} s; peak memory {peak():.2f} GB "
-            f"({before:.2f} GB before), largest weight {4e-9 * args.tokens * args.width:.2f} GB"
+            f"{quantized - start:.0f} s, save {end - quantized:.0f} s; peak memory {peak():.2f} GB, "
+            f"{watch.most:.2f} GB of it not of mapped files ({before:.2f} GB before), largest weight "
+            f"{4e-9 * args.tokens * args.width:.2f} GB\n{result.report}"
         )
 
 

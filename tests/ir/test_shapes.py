@@ -175,7 +175,8 @@ def test_no_model_makes_it_fail_or_forget() -> None:
 def test_what_inference_refuses_is_an_error_of_ours() -> None:
     graph = parse(
         """
-        <ir_version: 9, opset_import: ["": 18]> g (float x) => (float y) { y = own.same(x) }
+        <ir_version: 9, opset_import: ["": 18]>
+        g (float x) => (float y) { t = own.same(x) y = Relu(t) }
         <domain: "own", opset_import: ["": 18]> same (p) => (r) { r = Relu(p) }
         """
     )
@@ -189,4 +190,12 @@ def test_an_inference_without_memory_is_told(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(onnx.shape_inference, "infer_shapes", refuse)
     with pytest.raises(OutOfMemory, match="shapes of the model cannot be inferred"):
-        infer(parse("g (float[1] x) => (float y) { y = Relu(x) }"))
+        infer(parse("g (float[1] x) => (float[1] y) { t = Relu(x) y = Relu(t) }"))
+
+
+def test_where_all_is_known_nothing_is_inferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = parse("g (float[1] x) => (float[1] y) { t = Relu(x) y = Relu(t) }")
+    infer(graph)
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", None)
+    infer(graph)
+    assert graph.find("t").shape == (1,)

@@ -69,6 +69,21 @@ def test_parts_say_which_input_is_missing(small_whole: None) -> None:
         Runner(chain()).run({})
 
 
+def test_integers_count_as_the_floats_they_stand_for(small_whole: None) -> None:
+    graph = parse("""
+    g (float[2, 64] x, int8[64, 64] p, int8[64, 64] q) => (float[2, 64] z) <float s = {0.5}> {
+      a = DequantizeLinear(p, s)
+      b = DequantizeLinear(q, s)
+      y = MatMul(x, a)
+      z = MatMul(y, b)
+    }""")
+    for value in graph.inputs[1:]:
+        value.const = Tensor(np.ones((64, 64), np.int8))
+    del graph.inputs[1:]
+    streamed = stream(graph, graph.outputs, Runner)
+    assert streamed is not None and len(streamed._parts) == 2
+
+
 def test_a_graph_that_fits_is_run_as_a_whole() -> None:
     assert stream(chain(), chain().outputs, Runner) is None
 

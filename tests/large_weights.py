@@ -150,10 +150,10 @@ def main() -> None:
         end = time.perf_counter()
         stored = (folder / "stored.onnx.data").stat().st_size / 1e9
         print(
-            f"{layers} blocks, {size:.2f} GB of weights stored in {stored:.2f} GB: quantize "
-            f"{quantized - start:.0f} s, save {end - quantized:.0f} s; peak memory {peak():.2f} GB, "
-            f"{watch.most:.2f} GB of it not of mapped files ({before:.2f} GB before), largest weight "
-            f"{4e-9 * args.tokens * args.width:.2f} GB\n{result.report}"
+            f"{layers} blocks, {size:.2f} GB of weights (the largest of "
+            f"{4e-9 * args.tokens * args.width:.2f} GB) stored in {stored:.2f} GB: quantize "
+            f"{quantized - start:.0f} s, save {end - quantized:.0f} s, peak memory {peak():.2f} "
+            f"GB, without mapped files {watch.most:.2f} GB; {before:.2f} GB before\n{result.report}"
         )
 
 

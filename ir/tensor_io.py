@@ -106,6 +106,8 @@ def tensor_from_proto(proto: onnx.TensorProto, data: Extent | None = None) -> Te
     """
     if proto.HasField("segment"):
         raise ModelError(f"tensor '{proto.name}' is stored in segments, which nobody can read")
+    if _dtype(proto) is DType.UNDEFINED:
+        raise ModelError(f"tensor '{proto.name}' has no element type; the file is damaged")
     _check_shape(proto.dims, proto.name)
     if data is None:
         _check_data(proto, _dtype(proto))

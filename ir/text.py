@@ -293,8 +293,10 @@ def _tensor_type(tensor: Any) -> str:
     return f"{element}[{','.join(dims)}]" if shape else element
 
 
-def _name(name: str) -> str:
-    return name if _WORD.fullmatch(name) and name not in RESERVED else _text(name)
+def _name(name: str | bytes) -> str:
+    """A name, in quotes where it is no word; protobuf gives the bytes of what is not UTF-8."""
+    plain = isinstance(name, str) and _WORD.fullmatch(name) and name not in RESERVED
+    return str(name) if plain else _text(name)
 
 
 def _parts(domain: str) -> list[str]:

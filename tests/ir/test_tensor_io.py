@@ -138,3 +138,10 @@ def test_unknown_element_types_are_an_error() -> None:
     proto = onnx.TensorProto(name="w", dims=[1], data_type=99)
     with pytest.raises(ModelError, match="'w' has the unknown element type 99"):
         tensor_from_proto(proto)
+
+
+@pytest.mark.parametrize("elements", [{}, {"int32_data": [1]}, {"raw_data": b"1"}])
+def test_a_tensor_without_a_type_is_an_error_as_it_is_read(elements: dict[str, Any]) -> None:
+    proto = TensorProto(name="w", dims=[1 if elements else 0], **elements)
+    with pytest.raises(ModelError, match="'w' has no element type"):
+        tensor_from_proto(proto)

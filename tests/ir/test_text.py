@@ -240,3 +240,16 @@ def test_comments_are_skipped() -> None:
 def test_hostile_texts(text: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         parse(text)
+
+
+def test_names_that_are_not_utf_8_are_printed() -> None:
+    """protobuf gives them as bytes, here that of an attribute of a function."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17, "own": 1]>
+        g (float[2] x) => (float[2] y) { y = own.leaky <slope = 0.5> (x) }
+        <domain: "own", opset_import: ["": 17]> leaky <slope> (x) => (y)
+        { y = LeakyRelu <alpha : float = @slope> (x) }""")
+    field = b"\xaa\x01\x05"  # of five bytes: ref_attr_name
+    stored = model.SerializeToString()
+    model.ParseFromString(stored.replace(field + b"slope", field + b"\xff\xfe\xfd\xfc\xfb"))
+    assert '@b"' in print_graph(load(model))

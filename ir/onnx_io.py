@@ -12,7 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
 from . import memory
-from .errors import ModelError
+from .errors import ModelError, OutOfMemory
 from .external import DataWriter, ExternalFiles, map_file
 from .graph import Graph
 from .onnx_load import load_model
@@ -32,6 +32,7 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Any) -> Graph:
 
     Raises:
         ModelError: the file is missing, damaged, not a model or newer than the installed onnx.
+        OutOfMemory: a sparse tensor would be too large.
     """
     if isinstance(source, onnx.ModelProto):
         return load_model(source, ExternalFiles(None))
@@ -39,8 +40,8 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | Any) -> Graph:
         path = Path(source)
         try:
             return load_model(_read(path), ExternalFiles(path.parent))
-        except ModelError as error:
-            raise ModelError(f"cannot load '{path}': {error}") from error
+        except (ModelError, OutOfMemory) as error:
+            raise type(error)(f"cannot load '{path}': {error}") from error
     return from_gs(source)
 
 

@@ -38,8 +38,8 @@ def save_model(
     if info.rest is not None:
         model.CopyFrom(info.rest)
     model.ir_version = info.ir_version
-    _write_opsets(info.opsets, model.opset_import)
     with without_gc(), refusing_bad_text():
+        _write_opsets(info.opsets, model.opset_import)
         _Writer(names or Names.of(graph), store).graph(graph, model.graph)
         for (domain, name, overload), body in info.functions.items():
             function = model.functions.add()

@@ -10,6 +10,7 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 from same_model import canonical
 
 from ptq_opt.ir import DType, Graph, GraphError, ModelError, Tensor, load, save
+from ptq_opt.ir.errors import OutOfMemory
 from ptq_opt.ir.text import parse
 from ptq_opt.ir.verify import verify
 
@@ -391,6 +392,13 @@ class TestAnnotations:
         with pytest.raises(ModelError, match="a name in it is not text"):
             save(load(ModelProto.FromString(data.replace(b"XYZ", b"\xff\xfe\xfd"))))
 
+    def test_domains_must_be(self) -> None:
+        model = model_of("g (float x) => (float y) { y = Relu (x) }")
+        model.opset_import.add(domain="XYZ", version=1)
+        data = model.SerializeToString().replace(b"XYZ", b"\xff\xfe\xfd")
+        with pytest.raises(ModelError, match="a name in it is not text"):
+            save(load(ModelProto.FromString(data)))
+
     def test_annotations_of_values_that_are_gone_are_dropped(self) -> None:
         model = model_of("g (float x) => (float y) { t = Relu (x) y = Neg (t) }")
         model.graph.quantization_annotation.add(tensor_name="t")
@@ -414,6 +422,16 @@ class TestErrors:
     def test_a_missing_file(self, tmp_path) -> None:
         with pytest.raises(ModelError, match=r"cannot load '.*no\.onnx': No such file"):
             load(tmp_path / "no.onnx")
+
+    def test_a_file_with_a_tensor_too_large_for_the_machine(self, tmp_path) -> None:
+        model = model_of("g (float x) => (float y) { y = Relu (x) }")
+        sparse = model.graph.sparse_initializer.add(dims=[10**7, 10**7])
+        sparse.values.CopyFrom(numpy_helper.from_array(np.float32([5]), "w"))
+        sparse.indices.CopyFrom(numpy_helper.from_array(np.array([3])))
+        path = tmp_path / "large.onnx"
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(OutOfMemory, match=r"cannot load '.*large\.onnx': tensor 'w', made"):
+            load(path)
 
     def test_a_truncated_file(self, tmp_path) -> None:
         data = model_of("g (float x) => (float y) { y = Relu (x) }").SerializeToString()

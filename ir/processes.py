@@ -160,7 +160,7 @@ class Processes:
         return self._pool
 
     def _restart(self) -> None:
-        """Let the next item find new workers."""
+        """End the workers; the next item finds new ones."""
         if self._pool is None:
             return
         processes = list((getattr(self._pool, "_processes", None) or {}).values())
@@ -168,6 +168,8 @@ class Processes:
         self._pool = None
         for process in processes:
             process.terminate()
+        for process in processes:
+            process.join()
 
     def _send(self, name: str, data: Any) -> None:
         file = self._folder.path / name

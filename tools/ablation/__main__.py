@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ...ir.execution import start
 from ..bench.cases import import_file
+from ..bench.options import of_workers
 from ..cluster import working
 from ..files import write_text
 from .measure import FLOAT, Bench, Budget, Cell, Cells, Matrix
@@ -47,8 +48,7 @@ from .variants import Technique, schemes, techniques
     show_default=True,
     help="The table.",
 )
-@click.option("--workers", default=1, help="Processes on this machine that share the cells.")
-@click.option("--cluster", metavar="ADDRESS", help="Dask's workers instead: tcp://..., local:N.")
+@of_workers()
 def main(
     zoo: Path,
     models: str,

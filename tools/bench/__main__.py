@@ -10,12 +10,14 @@ from rich.console import Console
 
 from ...ir.engines import installed
 from ...ir.target import find_target
+from ..cluster import working
 from . import placing, ranking
 from .cases import Case, find_cases
 from .engines import GOAL, geometric_means, show
-from .measure import Row, Settings, measure
-from .options import of_cases, of_peers
+from .measure import Row, Settings, quantize, time_files
+from .options import of_cases, of_peers, of_workers
 from .quantizers import DEFAULT_PEERS, PEER_SAMPLES
+from .scoring import score
 from .tables import errors, table, write_json
 from .verdict import misses
 
@@ -30,6 +32,7 @@ ENGINES = ("ort-cpu", "openvino-cpu")
 @click.option("--skip", multiple=True, type=click.Choice(PARTS), help="What not to measure.")
 @click.option("--threads", default=1, show_default=True, help="Of each session; 0 means all cores.")
 @click.option("--seconds", default=5.0, show_default=True, help="Timing of one model in an engine.")
+@of_workers()
 @click.option("--options", default="", help="More options for ptq-opt, as on its command line.")
 def main(
     zoo: Path | None,
@@ -41,33 +44,44 @@ def main(
     skip: tuple[str, ...],
     threads: int,
     seconds: float,
+    workers: int,
+    cluster: str | None,
     options: str,
 ) -> None:
-    """Quantize models with ptq-opt and its peers, and compare the files in one run."""
+    """Quantize models with ptq-opt and its peers, and compare the files in one run.
+
+    All models are quantized first, one after the other, then workers share the scoring; what is
+    timed has the machine to itself.
+    """
     chosen = tuple(filter(None, peers.split(",")))
     for peer in set(chosen) - set(PEER_SAMPLES):
         raise click.UsageError(f"no peer {peer!r}; there are {', '.join(PEER_SAMPLES)}")
     extra = tuple(shlex.split(options))
     settings = Settings(peer_python, chosen, frozenset(skip), threads, seconds, extra)
     console = Console()
+    made = [quantize(case, settings) for case in find_cases(zoo, cache, models)]
+    if not made:
+        raise click.UsageError(f"no model matches {models!r}")
+    if zoo is not None and "accuracy" not in settings.skip:
+        with working(workers, cluster):
+            score(zoo, made)
     rows: list[Row] = []
     missed: list[str] = []
-    for case in find_cases(zoo, cache, models):
-        found = measure(case, settings)
+    for one in made:
+        time_files(one, settings)
+        found = list(one.rows.values())
         rows += found
         missed += misses(found)
         console.print(table(found))
-        if races := [one for row in found for one in row.races]:
+        if races := [each for row in found for each in row.races]:
             show(console, races)
         for line in errors(found):
             console.print(line, style="yellow", markup=False)
         if "placement" not in settings.skip:
-            missed += placements(case, settings)
+            missed += placements(one.case, settings)
         if json_file is not None:
             write_json(json_file, rows, missed)
-    if not rows:
-        raise click.UsageError(f"no model matches {models!r}")
-    for count, mean in geometric_means([one for row in rows for one in row.races]).items():
+    for count, mean in geometric_means([each for row in rows for each in row.races]).items():
         console.print(f"native with {count} thread(s): {mean:.2f} x, geometric mean")
         if mean < GOAL:
             missed.append(f"native with {count} thread(s): {mean:.2f} x, at least {GOAL} x wanted")

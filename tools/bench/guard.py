@@ -7,19 +7,23 @@ model's own task.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import click
+import numpy as np
 
 from ...ir import load
+from ...ir.execution import Item, Result, Work, start
 from ..api import Data, quantize
+from ..cluster import working
 from ..fidelity import Reference
-from .cases import Case, find_cases
-from .options import of_cases, write_rows
+from .cases import Case, find_cases, import_file, trained
+from .options import of_cases, of_workers, write_rows
 
 WAYS = ("int8", "int8:per-tensor", "int4", "int4:per-tensor", "int2")
 """To store weights, from good to useless."""
@@ -81,6 +85,33 @@ def measure(case: Case, weights: str, passes: str, samples: int) -> Row:
     return Row(case.name, weights, worst, before, after)
 
 
+@dataclass(frozen=True)
+class Matrix:
+    """The job of measuring models; an item is [name, way to store weights], its result a `Row`.
+
+    Attributes:
+        zoo, cache: folders, absolute paths; the samples are there.
+        passes, samples: to quantize with.
+    """
+
+    zoo: Path
+    cache: Path
+    passes: str
+    samples: int
+
+    def open(self) -> Work:
+        """Open the zoo."""
+        zoo = import_file(self.zoo / "zoo.py")
+
+        def work(item: Item) -> Result:
+            name, weights = item
+            case = trained(name, zoo.ZOO[name], zoo.session, self.cache)
+            row = measure(case, weights, self.passes, self.samples)
+            return [np.array(json.dumps(asdict(row)))]
+
+        return work
+
+
 def summary(rows: Sequence[Row]) -> Iterator[str]:
     """How much of the scores is kept, by fidelity."""
     for low, high in pairwise(EDGES):
@@ -92,6 +123,7 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
 
 @click.command()
 @of_cases("trained/(?!brain)")
+@of_workers()
 @click.option("--passes", default="plan,quant", show_default=True, help="As for ptq-opt.")
 @click.option("--samples", default=40, show_default=True, help="For calibration.")
 def main(
@@ -99,6 +131,8 @@ def main(
     models: str,
     cache: Path,
     json_file: Path | None,
+    workers: int,
+    cluster: str | None,
     passes: str,
     samples: int,
 ) -> None:
@@ -106,9 +140,12 @@ def main(
     if zoo is None:
         raise click.UsageError("only the models of a --zoo have scores")
     rows: list[Row] = []
-    for case in find_cases(zoo, cache, models):
-        for weights in WAYS:
-            rows.append(measure(case, weights, passes, samples))
+    names = [case.name for case in find_cases(zoo, cache, models) if case.entry]
+    items = [[name, weights] for name in names for weights in WAYS]
+    with working(workers, cluster):
+        matrix = Matrix(zoo.absolute(), cache.absolute(), passes, samples)
+        for (text,) in start(matrix)(items):
+            rows.append(Row(**json.loads(str(text))))
             click.echo(str(rows[-1]))
             write_rows(json_file, rows)
     for line in summary(rows):

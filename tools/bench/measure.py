@@ -1,4 +1,4 @@
-"""Everything measured about one model: one `Row` per file, FP32 first."""
+"""What is timed of one model: quantizing it and running the files; a `Row` per file, FP32 first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import onnxruntime as ort
 from .cases import Case, load
 from .engines import THREADS, Race, race
 from .quantizers import NOT_INSTALLED, Outcome, run_ours, run_peer
-from .speed import conversions_left, first_line, interleaved_latency
+from .speed import conversions_left, interleaved_latency
 
 OURS = "ours"
 FP32 = "fp32"
@@ -53,16 +53,33 @@ class Row:
     races: list[Race] = field(default_factory=list)  # our kernels and the engines, ours only
 
 
-def measure(case: Case, settings: Settings) -> list[Row]:
-    """Quantize one model with every tool and measure all the files in one go."""
+@dataclass(frozen=True)
+class Made:
+    """The files of one model, and what is known of each.
+
+    Attributes:
+        case: the model.
+        files: tool -> its file; those that failed have none.
+        rows: tool -> what was measured.
+    """
+
+    case: Case
+    files: dict[str, Path]
+    rows: dict[str, Row]
+
+
+def quantize(case: Case, settings: Settings) -> Made:
+    """Quantize one model with every tool."""
     outcomes = {FP32: Outcome(case.model), OURS: run_ours(case, settings.options)}
     outcomes |= {peer: run_peer(peer, case, settings.python) for peer in settings.peers}
     rows = {tool: start_row(case, tool, outcome) for tool, outcome in outcomes.items()}
-    files = {tool: outcome.file for tool, outcome in outcomes.items() if outcome.file}
     rows[FP32].run_seconds = seconds_to_run(case)
-    if case.entry is not None and "accuracy" not in settings.skip:
-        for tool, file in files.items():
-            add_scores(rows[tool], case, file)
+    return Made(case, {tool: one.file for tool, one in outcomes.items() if one.file}, rows)
+
+
+def time_files(made: Made, settings: Settings) -> None:
+    """Run the files in every engine."""
+    case, files, rows = made.case, made.files, made.rows
     if "speed" not in settings.skip:
         add_latencies(rows, case, files, settings)
     if "openvino" not in settings.skip:
@@ -73,7 +90,6 @@ def measure(case: Case, settings: Settings) -> list[Row]:
             race(case.name, files[OURS], sample, threads, settings.seconds, settings.python)
             for threads in THREADS
         ]
-    return list(rows.values())
 
 
 def start_row(case: Case, tool: str, outcome: Outcome) -> Row:
@@ -95,30 +111,6 @@ def seconds_to_run(case: Case) -> float:
     for file in sorted(case.calibration.glob("*.npz")):
         session.run(None, load(file))
     return time.perf_counter() - start
-
-
-def add_scores(row: Row, case: Case, file: Path) -> None:
-    """Task metric and SQNR of each output; those of files that do not change are kept."""
-    kept = case.folder / f"{row.tool}.scores.json"
-    if row.tool == OURS or not kept.exists():
-        try:
-            scores = case.entry.evaluate(case.session(file))
-        except Exception as error:  # the engine's own classes have no common base but this
-            scores = {"error": first_line(error)}
-        kept.write_text(json.dumps(scores))
-    scores = json.loads(kept.read_text())
-    row.metric = case.entry.main_metric
-    if "error" in scores:
-        row.errors["score"] = scores["error"]
-        return
-    row.score = scores[row.metric]
-    if row.tool != FP32:
-        prefix = "sqnr_db/"
-        row.sqnr_db = {
-            key.removeprefix(prefix): value
-            for key, value in scores.items()
-            if key.startswith(prefix)
-        }
 
 
 def add_latencies(

@@ -69,6 +69,14 @@ def of_peers(peers: str) -> Callable[[Command], Command]:
     )
 
 
+def of_workers() -> Callable[[Command], Command]:
+    """Who does what is not timed: `workers` and `cluster`."""
+    return _all(
+        click.option("--workers", default=1, help="Processes on this machine that share the work."),
+        click.option("--cluster", metavar="ADDRESS", help="Dask's workers: tcp://..., local:N."),
+    )
+
+
 def of_timing(seconds: float) -> Callable[[Command], Command]:
     """Placements for an engine: `target` and `seconds`."""
     return _all(

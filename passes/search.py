@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import itertools
 import time
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 Method = Literal["lapq", "coordinate", "tpe", "genetic"]
 STEPS = (0.2, 0.1, 0.05, 0.025)
 """Parts of a parameter's interval by which coordinate search moves, sweep by sweep."""
+NEXT = 16
+"""Of the parameters that come next so many are looked at for one that no other run is trying."""
+PAUSE = 0.02
+"""Seconds between looks at what another run is trying."""
 POWERS = np.linspace(2.0, 4.0, 10)
 """Norms of the rounding error that LAPQ starts from."""
 
@@ -45,6 +50,7 @@ class Choice:
 Space = Mapping[str, Real | Choice]
 Params = dict[str, Any]
 """Name -> float of a `Real`, str of a `Choice`."""
+_Key = tuple[tuple[str, Any], ...]
 
 
 class Spent(Exception):
@@ -67,8 +73,11 @@ class Budget:
 class Trials:
     """Parameters that were tried, with their value (higher is better), in an Optuna study.
 
-    A study in a file is continued by whoever opens it again with the same space and label: what is
-    known is not tried again. The first trial is the start.
+    A study in a file is shared by all who open it with the same space and label, one after the
+    other or at the same time: what one has found the others know before their next trial, and what
+    one is trying the others leave to it where they have something else to try. The first trial is
+    the start. The trials that count are the first to be done, as many as the budget has, so that
+    runs which spend it agree on the best.
     """
 
     def __init__(
@@ -105,7 +114,9 @@ class Trials:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._objective, self._budget, self._advance = objective, budget, advance
         self._prepare, self._ahead = prepare, ahead
-        self._expected: set[tuple[tuple[str, Any], ...]] = set()
+        self._expected: set[_Key] = set()
+        self._next: list[Params] = []
+        self._slowest = 0.0
         self._until = time.monotonic() + budget.seconds if budget.seconds else np.inf
         self._distributions: dict[str, kinds.BaseDistribution] = {
             name: kinds.FloatDistribution(part.low, part.high)
@@ -113,74 +124,143 @@ class Trials:
             else kinds.CategoricalDistribution(part.options)
             for name, part in space.items()
         }
+        self._space, self._method, self._seed = space, method, seed
         text = repr((label, method, sorted(space.items())))
+        self._storage = _file(storage) if storage else optuna.storages.InMemoryStorage()
         self.study = optuna.create_study(
-            storage=_file(storage) if storage else None,
+            storage=self._storage,
             study_name=f"ptq-opt {hashlib.sha256(text.encode()).hexdigest()[:16]}",
+            sampler=_sampler(method, seed, budget.trials),
             direction="maximize",
             load_if_exists=True,
         )
-        done = self.study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-        self.count = len(done)
-        self._known = {_key(trial.params): float(trial.value or 0.0) for trial in done}
-        self.study.sampler = _sampler(method, seed + self.count, budget.trials)
+        self._done: list[optuna.trial.FrozenTrial] = []
+        self._known: dict[_Key, float] = {}
+        self._running: dict[_Key, int] = {}
         self.start = {name: part.start for name, part in space.items()}
-        if not done:
-            self.study.enqueue_trial(self.start)
-            self.suggest()
+        self._refresh()
+        self.value(self.start)
+
+    @property
+    def count(self) -> int:
+        """Of the trials that count, whoever made them."""
+        return len(self._done)
+
+    @property
+    def best(self) -> tuple[Params, float]:
+        """The best so far; of equals the first."""
+        trial = max(self._done, key=_value)
+        return dict(trial.params), _value(trial)
 
     def value(self, params: Params) -> float:
-        """Try `params`, unless it was done before; `Spent` when there is no budget left."""
-        import optuna
+        """Try `params`, unless that was done before; `Spent` when there is no budget left.
 
-        if (known := self._known.get(_key(params))) is not None:
-            return known
-        self._check_budget()
-        found = self._objective(params)
-        self.study.add_trial(
-            optuna.trial.create_trial(params=params, distributions=self._distributions, value=found)
-        )
-        return self._done(params, found)
+        While another run tries them, this one tries what comes next, then waits for as long as two
+        trials take; a run that died must not hold up others.
+        """
+        key = _key(params)
+        if key not in self._known:
+            self._refresh()
+        if key not in self._known and not self._try(params):
+            any(self._try(each) for each in self._next if _key(each) not in self._known)
+            until = time.monotonic() + 2 * self._slowest
+            while self._refresh().get(key) is not None and time.monotonic() < until:
+                time.sleep(PAUSE)
+            if key not in self._known:
+                self._try(params, again=True)
+        return self._known[key]
 
     def expect(self, candidates: Iterable[Params]) -> None:
         """Let the next of `candidates` be tried at the same time, where there are workers for it.
 
         None is a trial before its `value` is asked for, so that the search stays what it is.
         """
-        most = min(self._ahead, self._budget.trials - self.count)
         unknown = (params for params in candidates if _key(params) not in self._known)
-        chosen = list(itertools.islice(unknown, most)) if self._ahead > 1 else []
-        if chosen and _key(chosen[0]) not in self._expected:
+        self._next = list(itertools.islice(unknown, max(self._ahead, NEXT)))
+        chosen = self._next[: min(self._ahead, self._budget.trials - self.count)]
+        if self._ahead > 1 and chosen and _key(chosen[0]) not in self._expected:
             self._expected.update(map(_key, chosen))
             self._prepare(chosen)
 
-    def suggest(self) -> float:
+    def suggest(self) -> None:
         """Try what the study's sampler suggests; `Spent` when there is no budget left."""
+        self._refresh()
         self._check_budget()
-        trial = self.study.ask(self._distributions)
-        known = self._known.get(_key(trial.params))
-        found = self._objective(trial.params) if known is None else known
-        self.study.tell(trial, found)
-        return self._done(trial.params, found)
+        trial = self.study.ask()
+        # By the trial's number, which no other run has: runs that start together part ways.
+        self.study.sampler = _sampler(self._method, self._seed + trial.number, self._budget.trials)
+        for name, part in self._space.items():
+            if isinstance(part, Real):
+                trial.suggest_float(name, part.low, part.high)
+            else:
+                trial.suggest_categorical(name, part.options)
+        self._finish(trial.number, trial.params)
 
-    @property
-    def best(self) -> tuple[Params, float]:
-        """The best so far; of equals the first."""
-        trial = self.study.best_trial
-        return dict(trial.params), float(trial.value or 0.0)
+    def _try(self, params: Params, again: bool = False) -> bool:
+        """Announce a trial and do it; False if another run was first, unless that is no matter."""
+        import optuna
+
+        key = _key(params)
+        if key in self._running and not again:
+            return False
+        self._check_budget()
+        announced = optuna.trial.create_trial(
+            state=optuna.trial.TrialState.RUNNING,
+            params=params,
+            distributions=self._distributions,
+        )
+        study = self._storage.get_study_id_from_name(self.study.study_name)
+        trial = self._storage.create_new_trial(study, announced)
+        number = self._storage.get_trial_number_from_id(trial)
+        first = self._refresh()[key]
+        if (first < number or key in self._known) and not again:
+            self.study.tell(number, state=optuna.trial.TrialState.FAIL)
+            return False
+        self._finish(number, params)
+        return True
+
+    def _finish(self, number: int, params: Params) -> None:
+        """Do a trial that was announced."""
+        import optuna
+
+        start = time.monotonic()
+        try:
+            known = self._known.get(_key(params))
+            found = self._objective(params) if known is None else known
+        except BaseException:
+            self.study.tell(number, state=optuna.trial.TrialState.FAIL)
+            raise
+        self.study.tell(number, found)
+        self._slowest = max(self._slowest, time.monotonic() - start)
+        self._refresh()
+        self._advance(1)
+        self._known.setdefault(_key(params), found)
+
+    def _refresh(self) -> dict[_Key, int]:
+        """Learn what all runs have found so far; what they are trying, and the first to do so."""
+        from optuna.trial import TrialState
+
+        trials = self.study.get_trials(deepcopy=False)
+        done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        # Others may end trials after this run has spent the budget: these come last.
+        done.sort(key=lambda trial: trial.datetime_complete or datetime.datetime.max)
+        self._done = done[: self._budget.trials]
+        for trial in done:
+            self._known.setdefault(_key(trial.params), _value(trial))
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        self._running = {_key(trial.params): trial.number for trial in reversed(running)}
+        return self._running
 
     def _check_budget(self) -> None:
         if self.count >= self._budget.trials or time.monotonic() > self._until:
             raise Spent
 
-    def _done(self, params: Params, value: float) -> float:
-        self._known[_key(params)] = value
-        self.count += 1
-        self._advance(1)
-        return value
+
+def _value(trial: optuna.trial.FrozenTrial) -> float:
+    return float(trial.value or 0.0)
 
 
-def _key(params: Params) -> tuple[tuple[str, Any], ...]:
+def _key(params: Params) -> _Key:
     return tuple(sorted(params.items()))
 
 
@@ -231,14 +311,13 @@ def search(
 
 def coordinate(trials: Trials, space: Space) -> None:
     """Change one parameter after the other, keep what is better, with smaller and smaller steps."""
-    best, value = trials.best
     names = list(space)
     for step in STEPS:
         for at, name in enumerate(names):
+            best, value = trials.best
             trials.expect(one for later in names[at:] for one in _changes(space, best, later, step))
             for changed in _changes(space, best, name, step):
-                if (found := trials.value(changed)) > value:
-                    best, value = changed, found
+                if trials.value(changed) > value:
                     break
 
 

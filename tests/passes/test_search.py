@@ -1,5 +1,8 @@
 """Searches find the best of simple functions, within a budget, and go on where they stopped."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +90,33 @@ def test_a_stopped_deterministic_search_ends_where_an_unstopped_one_does(tmp_pat
     file = str(tmp_path / "trials.log")
     run("coordinate", 7, file)
     assert run("coordinate", 30, file)[0].best == run("coordinate", 30)[0].best
+
+
+def together(method: str, trials: int, file: Path) -> list[dict]:
+    """What two processes say that search at the same time."""
+    script = Path(__file__).parents[1] / "sharing.py"
+    command = [sys.executable, str(script), method, str(trials), str(file)]
+    pipe = subprocess.PIPE
+    runs = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(2)]
+    for run in runs:
+        run.stdout.readline()  # it is ready
+    for run in runs:
+        run.stdin.write("go\n")
+        run.stdin.flush()
+    return [json.loads(run.communicate()[0]) for run in runs]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_runs_at_the_same_time_share_their_trials(method: str, tmp_path: Path) -> None:
+    """They try different things, know what the other found, and agree on the best."""
+    file = tmp_path / "trials.log"
+    first, second = together(method, 40, file)
+    assert first["count"] == second["count"] == 40
+    assert first["best"] == second["best"]
+    assert min(len(first["own"]), len(second["own"])) >= 5  # they shared the work
+    tried = [str(sorted(params.items())) for run in (first, second) for params in run["own"]]
+    assert len(tried) <= 42  # each may end a trial behind the last that counts
+    assert len(tried) - len(set(tried)) <= 4
 
 
 def test_other_spaces_in_one_file_stay_apart(tmp_path: Path) -> None:

@@ -7,7 +7,10 @@ QuantizeLinear and DequantizeLinear define.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,7 +19,7 @@ from .dtypes import DType
 from .tensor import Array, Tensor
 
 ELEMENTS = 1 << 22
-"""Of a constant that are made integers at once: each takes some 20 bytes meanwhile."""
+"""Of a constant that are looked at at once: each takes some 20 bytes meanwhile."""
 SMALLEST_SCALE = 2.0**-100
 """Scales below this are rounded up to it: engines that flush denormals would see zero."""
 
@@ -105,16 +108,24 @@ class QuantInfo:
     def tensor(self, real: Array) -> Tensor:
         """The constant `real` as it is stored: its integers, in the grid's type."""
         whole = np.empty(real.shape, self.dtype.numpy)
-        length = len(real) if real.ndim else 0
-        step = max(1, ELEMENTS * length // max(real.size, 1))
+        for part, info in self.parts(real.shape):
+            whole[part] = info.stored(real[part])
+        return Tensor(whole, dtype=self.dtype)
+
+    def parts(self, shape: tuple[int, ...]) -> Iterator[tuple[Any, QuantInfo]]:
+        """Parts of the first axis of a tensor of `shape`, of about `ELEMENTS`, each with its grid.
+
+        What is done part by part takes little memory beside a large tensor.
+        """
+        length = shape[0] if shape else 0
+        step = max(1, ELEMENTS * length // max(math.prod(shape), 1))
         step = -(-step // max(self.block, 1)) * max(self.block, 1)
         if step >= length:
-            whole[...] = self.stored(real)
-        else:
-            for start in range(0, length, step):
-                part = self.rows(start, min(start + step, length), real.ndim)
-                whole[start : start + step] = part.stored(real[start : start + step])
-        return Tensor(whole, dtype=self.dtype)
+            yield ..., self
+            return
+        for start in range(0, length, step):
+            stop = min(start + step, length)
+            yield slice(start, stop), self.rows(start, stop, len(shape))
 
     def dequantize(self, integers: Array) -> Array:
         """Reals (float32) that the integers stand for."""
@@ -131,7 +142,10 @@ class QuantInfo:
 
     def kept(self, real: Array) -> Array:
         """What is left (float32) of the constant `real` once it is stored."""
-        return self.dequantize(self.stored(real))
+        whole = np.empty_like(real, np.float32)
+        for part, info in self.parts(real.shape):
+            whole[part] = info.dequantize(info.stored(real[part]))
+        return whole
 
 
 def grid(

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..ir import Graph, Node
 from ..ir.tensor import Array
+from .parts import multiplied
 from .region_ops import BOUNDLESS
 from .regions import Channels, Linear
 from .units import clamp_limits
@@ -127,7 +128,6 @@ def _multiply(graph: Graph, node: Node, slot: int, change: Array) -> bool:
     old = node.input(slot)
     if old is None or np.all(change == 1):
         return False
-    array = (old.numpy().astype(np.float64) * change).astype(np.float32)
-    new = graph.constant(array, old.name)
+    new = graph.constant(multiplied(old.numpy(), change), old.name)
     graph.set_input(node, slot, new)
     return True

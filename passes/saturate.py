@@ -10,6 +10,7 @@ import numpy as np
 from ..ir import DType, Graph, Node, QuantInfo
 from ..ir.tensor import Array
 from .base import Context, Pass
+from .parts import filter_parts
 from .units import integer_layers, weight_axis
 
 MOST = 128
@@ -50,7 +51,12 @@ class Saturate(Pass):
             if info.block or info.zero_point.any():
                 context.report.skip("has blocks or zero points of weights: they may saturate", node)
                 continue
-            unsafe = overflows(filters(info.stored(weights.numpy()), node))
+            unsafe = np.concatenate(
+                [
+                    overflows(_flat(part.stored(rows), node))
+                    for rows, part in filter_parts(weights.numpy(), info, node)
+                ]
+            )
             if unsafe.any():
                 context.report.rewritten += 1
                 changed, total = changed + int(unsafe.sum()), total + unsafe.size
@@ -76,7 +82,10 @@ def multiplies_pairs(node: Node, info: QuantInfo) -> bool:
 
 def filters(weights: Array, node: Node) -> Array:
     """One row per output channel, input channels of one kernel position side by side."""
-    rows = np.moveaxis(weights, weight_axis(node), 0)
+    return _flat(np.moveaxis(weights, weight_axis(node), 0), node)
+
+
+def _flat(rows: Array, node: Node) -> Array:
     if node.op in ("Conv", "ConvTranspose"):
         rows = np.moveaxis(rows, 1, -1)
     return rows.reshape(rows.shape[0], -1)
@@ -108,18 +117,27 @@ def safe_grid(weights: Array, info: QuantInfo, node: Node, unsafe: Array) -> Qua
         node: reads them.
         unsafe: True per filter that has to change; with one scale for all, all change.
     """
-    rows = filters(weights, node).astype(np.float64)
-    steps = rows / _per_row(info.scale, rows)
-    errors = expected_errors(steps)
+    parts = list(filter_parts(weights, info, node))
+    errors = np.concatenate(
+        [expected_errors(_steps(rows, part, node)) for rows, part in parts], axis=1
+    )
     if info.scale.ndim:
         factor = np.where(unsafe, FACTORS[errors.argmin(axis=0)], 1.0)
     else:
-        squares = np.square(_per_row(info.scale, rows)[:, 0])
-        factor = np.asarray(FACTORS[(errors * squares).sum(axis=1).argmin()])
-    coarser = np.asarray(info.scale * factor, np.float32)
-    integers = safe_integers(rows / _per_row(coarser, rows), info.limits)
-    kept = unfiltered(integers, weights, node).astype(np.int32)
-    return replace(info, scale=coarser, integers=kept)
+        square = np.square(info.scale.astype(np.float64))
+        factor = np.asarray(FACTORS[(errors * square).sum(axis=1).argmin()])
+    coarser = info.with_scale(info.scale * factor)
+    integers = np.empty(filters(weights, node).shape, info.dtype.numpy)
+    done = 0
+    for rows, part in filter_parts(weights, coarser, node):
+        integers[done : done + len(rows)] = safe_integers(_steps(rows, part, node), info.limits)
+        done += len(rows)
+    return replace(coarser, integers=unfiltered(integers, weights, node))
+
+
+def _steps(rows: Array, info: QuantInfo, node: Node) -> Array:
+    """Filters in units of their grid's step, float64."""
+    return np.asarray(_flat(rows, node).astype(np.float64) / _per_row(info.scale, rows))
 
 
 def _per_row(scale: Array, rows: Array) -> Array:

@@ -16,6 +16,7 @@ from ..ir.tensor import Array
 from .base import Context, Pass
 from .channel_data import ChannelData, collect
 from .grids import weight_grid
+from .parts import multiplied
 from .regions import float_constant
 from .rescale import dead
 from .select import rule_of
@@ -107,7 +108,7 @@ def best_factors(
 ) -> Array | None:
     """The factors with the least error of the products; None where none of them is worth it."""
     weights = [_by_input(reader) for reader in readers]
-    strongest = np.max([np.abs(w).max(axis=1) for w in weights], axis=0)
+    strongest = np.max([np.maximum(w.max(axis=1), -w.min(axis=1)) for w in weights], axis=0)
     best, least = None, WORTH * _error(data, readers, weights, np.ones(len(strongest)), target)
     for alpha in ALPHAS:
         factors = smoothing_factors(data.reach, strongest, alpha, limit)
@@ -153,7 +154,7 @@ def _error(
     info = grid(low, high, rule.dtype, symmetric=rule.symmetric)
     rounded, error = info.fake(rows / factors.astype(np.float32)), 0.0
     for reader, matrix in zip(readers, weights, strict=True):
-        scaled = (matrix * factors[:, None]).astype(np.float32)
+        scaled = multiplied(matrix, factors[:, None])
         weight_rule = rule_of(reader, target)
         assert weight_rule is not None
         stored = weight_grid(_like(reader, scaled), reader, weight_rule)
@@ -204,5 +205,5 @@ def _replace(graph: Graph, node: Node, slot: int, change: Array) -> None:
     """Multiply a constant by `change`; a fresh one, as others may share it."""
     old = node.inputs[slot]
     assert old is not None
-    new = (old.numpy().astype(np.float64) * change).astype(np.float32)
+    new = multiplied(old.numpy(), change)
     graph.set_input(node, slot, graph.constant(new, old.name))

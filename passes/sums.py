@@ -8,7 +8,8 @@ from ..ir import DType, Graph, Node, QuantInfo
 from ..ir.target import Target
 from ..ir.tensor import Array
 from .base import PassError
-from .units import bias_slot, integer_layers, weight_axis
+from .parts import filter_parts
+from .units import bias_slot, integer_layers
 
 LARGEST = 2**31 - 1
 
@@ -25,17 +26,21 @@ def largest_operand(info: QuantInfo) -> int:
     return int(max(np.max(info.zero_point) - low, high - np.min(info.zero_point)))
 
 
-def largest_sums(node: Node, weights: Array, data: QuantInfo) -> Array:
+def largest_sums(node: Node, weights: Array, info: QuantInfo, data: QuantInfo) -> Array:
     """What the sums of each output channel cannot exceed in magnitude, whatever the activations.
 
     Args:
         node: multiplies.
-        weights: as they are stored, without their zero point; int32.
+        weights: float32.
+        info: their grid, per tensor or per output channel.
         data: grid of the activations.
     """
-    rows = np.moveaxis(np.abs(weights), weight_axis(node), 0)
-    sums: Array = rows.reshape(len(rows), -1).sum(axis=1, dtype=np.int64) * largest_operand(data)
-    return sums
+    found = []
+    for rows, part in filter_parts(weights, info, node):
+        zero = part.spread(part.zero_point.astype(np.int32), rows.shape)
+        integers = np.abs(part.stored(rows) - zero)
+        found.append(integers.reshape(len(rows), -1).sum(axis=1, dtype=np.int64))
+    return np.asarray(np.concatenate(found) * largest_operand(data))
 
 
 def check_sums(graph: Graph, target: Target) -> None:
@@ -48,8 +53,7 @@ def check_sums(graph: Graph, target: Target) -> None:
         data, slot = node.inputs[0], bias_slot(node)
         if data is None or data.quant is None or not sums_in_32_bits(node):
             continue
-        zero = info.spread(info.zero_point.astype(np.int32), weights.numpy().shape)
-        most = largest_sums(node, info.stored(weights.numpy()) - zero, data.quant)
+        most = largest_sums(node, weights.numpy(), info, data.quant)
         bias = node.input(slot) if slot is not None else None
         accumulator = bias_grid(data.quant, info, target.bias)
         if bias is not None and bias.const is not None and accumulator is not None:

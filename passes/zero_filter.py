@@ -11,6 +11,7 @@ import numpy as np
 from ..ir import Graph, Node, QuantInfo, Value
 from ..ir.tensor import Array
 from .base import Context, Pass
+from .parts import filter_parts
 from .sums import largest_operand, sums_in_32_bits
 from .units import bias_slot, integer_layers, weight_axis
 
@@ -48,13 +49,13 @@ class ZeroFilter(Pass):
         assert data is not None and data.quant is not None
         bias_at = bias_slot(node)
         bias = node.input(bias_at) if bias_at is not None else None
-        magnitudes = _per_scale(np.abs(weights.numpy()), node, info, np.max)
+        magnitudes = _per_scale(weights.numpy(), node, info, np.max)
         biases = (
             np.zeros(1) if bias is None else np.abs(bias.numpy().astype(np.float64).reshape(-1))
         )
         out = _result_grid(node)
         dead = magnitudes == 0.0
-        sums = _per_scale(np.abs(weights.numpy()), node, info, np.sum)
+        sums = _per_scale(weights.numpy(), node, info, np.sum)
         if out is not None:
             reach = float(np.max(np.abs(data.quant.range)))
             dead |= sums * reach < float(out.scale) / 4
@@ -113,11 +114,14 @@ def adjusted_scales(
     return np.asarray(np.maximum(new, scale) if not dead.any() else new, np.float32)
 
 
-def _per_scale(values: Array, node: Node, info: QuantInfo, reduce: Callable[..., Any]) -> Array:
-    """Reduce weights to one number per output channel, or to one in all (the largest of them)."""
-    axis = weight_axis(node) % values.ndim
-    others = tuple(k for k in range(values.ndim) if k != axis)
-    channels = np.asarray(reduce(values.astype(np.float64), axis=others))
+def _per_scale(weights: Array, node: Node, info: QuantInfo, reduce: Callable[..., Any]) -> Array:
+    """Reduce magnitudes to one number per output channel, or to one in all: the largest."""
+    others = tuple(range(1, weights.ndim))
+    found = [
+        reduce(np.abs(rows).astype(np.float64), axis=others)
+        for rows, _ in filter_parts(weights, info, node)
+    ]
+    channels = np.concatenate(found)
     return channels if info.axis is not None else np.asarray(channels.max(initial=0.0))
 
 

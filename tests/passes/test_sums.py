@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rewriting import net, noise, only, operand
 
-from ptq_opt.ir import DType, Graph, grid
+from ptq_opt.ir import DType, Graph, QuantInfo, grid
 from ptq_opt.ir.target import find_target
 from ptq_opt.passes import Context, PassError
 from ptq_opt.passes.quant import Quantize
@@ -88,9 +88,10 @@ def test_a_bias_counts() -> None:
 def test_the_bound_is_that_of_the_worst_activations() -> None:
     data = grid(-1.0, 3.0, DType.UINT8)
     assert largest_operand(data) == 255 - 64
-    weights = np.array([[3, -4], [0, 1]], np.int32)
+    weights = np.array([[3, -4], [0, 1]], np.float32)
     node = only(product(noise(2, 2), noise(2), -1.0, 3.0), "Gemm")
-    assert largest_sums(node, weights, data).tolist() == [7 * 191, 191]
+    unit = QuantInfo(DType.INT8, np.float32(1), np.int32(0))
+    assert largest_sums(node, weights, unit, data).tolist() == [7 * 191, 191]
 
 
 def test_products_of_activations_are_bounded_by_their_number() -> None:

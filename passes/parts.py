@@ -34,7 +34,10 @@ def filter_parts(weights: Array, info: QuantInfo, node: Node) -> Iterator[tuple[
         integers=None if info.integers is None else np.moveaxis(info.integers, axis, 0),
     )
     count = min(-(-rows.size // quant.ELEMENTS), len(rows) // WIDTH)
-    ends = np.linspace(0, len(rows), max(count, 1) + 1).astype(int).tolist()
+    if count <= 1:
+        yield rows, moved
+        return
+    ends = np.linspace(0, len(rows), count + 1).astype(int).tolist()
     for start, stop in pairwise(ends):
         yield rows[start:stop], moved.rows(start, stop, rows.ndim)
 

@@ -89,6 +89,10 @@ class Reader:
         data = chance.choice(self.seeds())
         for _ in range(chance.choice((1, 1, 2, 3, 8))):
             data = self.edit(data, chance)
+        self.put(folder, data)
+
+    def put(self, folder: Path, data: bytes) -> None:
+        """Write `data` where it is read."""
         (folder / self.file).parent.mkdir(exist_ok=True)
         (folder / self.file).write_bytes(data)
 

@@ -53,12 +53,12 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         subprocess.run([*command, *map(str, sources)], cwd=folder, check=True)
         return sorted(folder.glob("*.o"))
 
-    def program(cc: str, name: str, *flags: str) -> Path:
+    def program(cc: str, name: str, *flags: str, link: str = "") -> Path:
         target = tmp_path_factory.mktemp("program") / "program"
         parts = [str(HERE / name), *map(str, objects(cc, *flags))]
         flags = tuple(flag for flag in flags if flag != EMULATE512)
         command = [cc, *STRICT, *flags, *INCLUDES, *parts, "-o", str(target), "-lm", "-pthread"]
-        subprocess.run(command, check=True)
+        subprocess.run([*command, *link.split()], check=True)
         return target
 
     return program
@@ -119,6 +119,16 @@ def test_damaged_models_do_no_harm(build: Build) -> None:
     """The fuzz target on its own: what loads is run, under both sanitizers."""
     fuzzer = build("gcc", "loader_fuzz.c", *SANITIZE)
     assert "10000 models" in run(str(fuzzer), "10000", "1")
+
+
+@needs("clang")
+def test_libfuzzer_finds_nothing(build: Build, tmp_path: Path) -> None:
+    """Ten seconds, guided by coverage, from sound models on; with the address sanitizer."""
+    write = build("clang", "loader_fuzz.c", "-O2")
+    run(str(write), "100", "1", str(tmp_path))
+    flags = ["-O1", "-g", "-fsanitize=fuzzer-no-link,address", "-DWITH_LIBFUZZER"]
+    fuzzer = build("clang", "loader_fuzz.c", *flags, link="-fsanitize=fuzzer")
+    run(str(fuzzer), "-max_total_time=10", f"-artifact_prefix={tmp_path}/", str(tmp_path))
 
 
 @needs("gcc")

@@ -28,7 +28,8 @@ NEEDS_tvm := apache-tvm
 NEEDS_iree := iree-base-compiler iree-base-runtime
 NEEDS_pytorch := torch==2.13.0 onnxscript
 
-.PHONY: demo test check bench ablation docs integrations wheel clean
+.PHONY: demo test check bench ablation docs integrations integrations-installed wheel clean
+.PRECIOUS: build/integrations/%/.installed
 
 demo: $(INSTALLED)
 	$(BIN)/python -m ptq_opt.tools.demo
@@ -52,9 +53,16 @@ docs: $(DOCS_INSTALLED)
 
 integrations: $(INTEGRATIONS:%=integration-%) integration-plugin
 
-integration-%: wheel
+integrations-installed: $(INTEGRATIONS:%=build/integrations/%/.installed)
+
+build/integrations/%/.installed:
 	$(PYTHON) -m venv build/integrations/$*
-	build/integrations/$*/bin/python -m pip install --quiet $(NEEDS_$*) hypothesis pytest build/wheels/*.whl
+	build/integrations/$*/bin/python -m pip install --quiet $(NEEDS_$*) hypothesis pytest
+	touch $@
+
+integration-%: build/integrations/%/.installed wheel
+	build/integrations/$*/bin/python -m pip install --quiet --upgrade build/wheels/*.whl
+	build/integrations/$*/bin/python -m pip install --quiet --force-reinstall --no-deps build/wheels/*.whl
 	REQUIRE=1 build/integrations/$*/bin/python -m pytest -q tests/test_docs.py -k 'examples_run and $*'
 
 integration-plugin: wheel

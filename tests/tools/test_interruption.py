@@ -6,6 +6,7 @@ PTQ_OPT_KILLS=1000 kills it more often.
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,16 +40,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tiny: Path) -> list[dict[str, Any]]:
-    """One left alone, one killed again and again, one interrupted some times."""
-    command = ["tiny.onnx", "--data=calib", "-o", "out.onnx", "--threads=1", f"--passes={PASSES}"]
-    common = {"command": command, "output": "out.onnx", "seed": 5}
+    """One left alone, one killed again and again; the same without `tune`, and interrupted.
+
+    `tune` takes Ctrl-C as the end of its search.
+    """
+    command = ["tiny.onnx", "--data=calib", "-o", "out.onnx", "--threads=1"]
+    every = {"command": [*command, f"--passes={PASSES}"], "output": "out.onnx", "seed": 5}
+    others = every | {"command": [*command, f"--passes={re.sub('tune{.*?},', '', PASSES)}"]}
     jobs: list[dict[str, Any]] = [
-        {"kills": 0, "longest": 0, "work": "alone"},
-        {"kills": KILLS, "longest": 0.5, "work": "killed"},
-        {"kills": 3, "longest": 0.5, "work": "interrupted", "signal": "SIGINT"},
+        every | {"kills": 0, "longest": 0, "work": "alone"},
+        every | {"kills": KILLS, "longest": 0.5, "work": "killed"},
+        others | {"kills": 0, "longest": 0, "work": "untuned"},
+        others | {"kills": 3, "longest": 0.4, "work": "interrupted", "signal": "SIGINT"},
     ]
     done = subprocess.run(
-        [sys.executable, HOST, json.dumps([common | job for job in jobs])],
+        [sys.executable, HOST, json.dumps(jobs)],
         cwd=tiny,
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
@@ -62,7 +68,7 @@ def runs(tiny: Path) -> list[dict[str, Any]]:
 def test_killed_again_and_again_it_ends_with_the_same_bytes(
     runs: list[dict[str, Any]], tiny: Path
 ) -> None:
-    alone, killed, _ = runs
+    alone, killed, *_ = runs
     assert alone["last"] is not None
     assert killed["kills"] == KILLS
     assert killed["codes"] == [-9] * KILLS + [0]
@@ -73,7 +79,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
 
 
 def test_ctrl_c_leaves_nothing_half_written(runs: list[dict[str, Any]], tiny: Path) -> None:
-    alone, _, interrupted = runs
+    *_, alone, interrupted = runs
     assert 0 not in interrupted["codes"][:-1] and interrupted["codes"][-1] == 0
     assert interrupted["last"] == alone["last"]
     assert set(interrupted["found"]) <= {None, alone["last"]}

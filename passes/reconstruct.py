@@ -12,12 +12,12 @@ from .rounding import Quadratic, Steps, descend, exchange, gptq
 
 DAMPING = 0.01
 """Of the mean second moment, added to each, at least (GPTQ)."""
-SHARE = 0.125
+SHARE = 1.0
 """The same per weight of a row and sample: what few samples say about many weights counts less.
 
-Samples count and not places, as those of one image are alike. On photos that none learned from, 1
-serves a layer of MobileNet-v2 with 960 inputs best and 0.01 one with 16, given 33 views of 16
-others: errors 3.8 and 3.3 dB below those of the nearest integers, and 1.6 and 2.3 dB the other way.
+Samples count and not places, as those of one image are alike. Outputs of whole models with weights
+of 4 bits per channel, on 150 views of photos that none of 100 samples showed: MobileNet-v2 has 7.7,
+9.4 and 9.9 dB with 1/8, 1 and 8, SqueezeNet 19.2, 18.3 and 18.0.
 """
 FACTORS = np.linspace(1.0, 0.45, 23)
 """Scales to try for weights of few bits, relative to the one that covers all of them."""

@@ -51,12 +51,12 @@ def alike(graph: Graph, count: int) -> list[Feeds]:
 @pytest.mark.parametrize("name", [n for n in NETS if n != "transposed"])
 def test_a_model_gains(name: str) -> None:
     graph = NETS[name]()
-    samples = alike(graph, 40)
+    samples = alike(graph, 200)
     plan(graph, samples[:8])
     original = clone(graph)[0]
     before = fidelity(original, graph, samples)
     context = Context(ORT, samples=open_samples(samples, graph.inputs))
-    Round(samples=40, places=2000).run(graph, context)
+    Round(samples=200, places=2000).run(graph, context)
     verify(graph)
     assert context.report.matched > 0 and "kept" in context.report.notes[0]
     assert fidelity(original, graph, samples) > before + 2
@@ -204,9 +204,9 @@ def test_few_bits_use_the_lowest_integer_too() -> None:
 
 
 def test_damping_grows_with_weights_and_shrinks_with_samples() -> None:
-    assert damping_for(weights=9, samples=300) == DAMPING
-    assert damping_for(weights=960, samples=24) == 5.0
-    assert damping_for(weights=960, samples=240) == 0.5
+    assert damping_for(weights=9, samples=900) == DAMPING
+    assert damping_for(weights=960, samples=24) == 40.0
+    assert damping_for(weights=960, samples=240) == 4.0
 
 
 def test_few_samples_teach_many_weights_with_care() -> None:

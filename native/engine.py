@@ -12,7 +12,7 @@ from ..ir.engines import Event, Feeds, Session, settled
 from ..ir.engines import onnxruntime as float_engine
 from .lowering import title
 from .profile import OperatorTime
-from .program import compile
+from .program import Program, compile
 
 CONVERSIONS = {"quantize": "QuantizeLinear", "dequantize": "DequantizeLinear"}
 PRODUCTS = re.compile("Conv|Gemm|MatMul")
@@ -29,8 +29,12 @@ def version() -> str:
 
 def opened(graph: Graph, path: Path, threads: int) -> Session:
     """A program; inputs that the graph does not have may be fed."""
-    program = compile(graph, threads=threads or os.cpu_count() or 1)
+    program = _compiled(graph, threads)
     return lambda feeds: program.run({name: feeds[name] for name in program.inputs})
+
+
+def _compiled(graph: Graph, threads: int) -> Program:
+    return compile(graph, threads=threads or os.cpu_count() or 1)
 
 
 class Profile:
@@ -41,11 +45,12 @@ class Profile:
     """
 
     def __init__(self, graph: Graph, path: Path, threads: int) -> None:
-        """Compile `graph`."""
-        self._program = compile(graph, threads=threads or os.cpu_count() or 1)
+        """Compile `graph`, where anything in it is in integers."""
         self._ops = {title(node): node.op for node in graph}
-        integer = any(node.op in ("QuantizeLinear", "DequantizeLinear") for node in graph)
+        integer = any(node.op in CONVERSIONS.values() for node in graph)
         self._float = None if integer else float_engine.Profile(graph, path, threads)
+        if integer:
+            self._program = _compiled(graph, threads)
         self._taken: dict[tuple[str, tuple[str, ...]], list[float]] = defaultdict(list)
 
     def run(self, feeds: Feeds) -> None:

@@ -44,19 +44,20 @@ PTQ_INLINE PTQ_AVX512 ptq_epilogue_512 ptq_load_epilogue_512(const ptq_conv *c,
   const ptq_epilogue *e = &c->epilogue;
   const int32_t zero = e->add ? e->add_zero : e->zero;
   const int32_t lowest = e->add ? e->add_lo : e->lo, highest = e->add ? e->add_hi : e->hi;
-  ptq_epilogue_512 v = {.low = _mm512_set1_ps((float)e->lo),
-                        .high = _mm512_set1_ps((float)e->hi),
-                        .add_high = _mm512_set1_ps((float)e->add_hi),
-                        .ma = _mm512_set1_ps(e->adder.ma),
-                        .mb = _mm512_set1_ps(e->adder.mb),
-                        .lowest = _mm512_set1_epi8((char)(lowest + zero)),
-                        .highest = _mm512_set1_epi8((char)(highest + zero)),
-                        .residual_zero = _mm512_set1_epi32(e->residual_zero),
-                        .mask = panel->valid == 64 ? ~0ULL : (1ULL << panel->valid) - 1,
-                        .valid = panel->valid,
-                        .direct = e->direct,
-                        .add = e->add,
-                        .reals = e->dtype == PTQ_F32};
+  ptq_epilogue_512 v; /* field by field: an initializer would clear all of it first, tile by tile */
+  v.low = _mm512_set1_ps((float)e->lo);
+  v.high = _mm512_set1_ps((float)e->hi);
+  v.add_high = _mm512_set1_ps((float)e->add_hi);
+  v.ma = _mm512_set1_ps(e->adder.ma);
+  v.mb = _mm512_set1_ps(e->adder.mb);
+  v.lowest = _mm512_set1_epi8((char)(lowest + zero));
+  v.highest = _mm512_set1_epi8((char)(highest + zero));
+  v.residual_zero = _mm512_set1_epi32(e->residual_zero);
+  v.mask = panel->valid == 64 ? ~0ULL : (1ULL << panel->valid) - 1;
+  v.valid = panel->valid;
+  v.direct = e->direct;
+  v.add = e->add;
+  v.reals = e->dtype == PTQ_F32;
   v.zero = n == 1 ? _mm512_set1_epi32(zero) : _mm512_set1_epi16((int16_t)zero);
   for (int j = 0; j < n; j++) v.real[j] = _mm512_loadu_ps(c->real + parameter + 16 * j);
   return v;

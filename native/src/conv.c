@@ -84,7 +84,9 @@ ptq_status ptq_conv_epilogue(const ptq_build *build, const ptq_node *node, ptq_c
     e->dtype = PTQ_F32;
     status = ptq_read_function(build, function, y, limits, &e->function);
   }
-  e->direct = e->dtype == PTQ_F32 || (narrow && build->requant == PTQ_REQUANT_FLOAT);
+  /* Vector kernels convert to integers before they clamp, which wraps beyond 2^31. */
+  const bool bounded = !add || 255 * ((double)e->adder.ma + (double)e->adder.mb) < 2e9;
+  e->direct = e->dtype == PTQ_F32 || (narrow && bounded && build->requant == PTQ_REQUANT_FLOAT);
   return status;
 }
 

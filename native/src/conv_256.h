@@ -36,7 +36,7 @@ PTQ_INLINE PTQ_256 void store_bytes(uint8_t *y, __m128i bytes, int32_t valid) {
 /* What the epilogue needs besides the accumulators, in variables for all pixels of a call: a
  * compiler must assume that the bytes stored change everything in memory. */
 typedef struct {
-  __m256 real[4], low, high, most, ma, mb;
+  __m256 real[4], low, high, ma, mb;
   __m256i zero, residual_zero;
   __m128i lowest, highest;
   int32_t at, valid;
@@ -50,7 +50,6 @@ PTQ_INLINE PTQ_256 epilogue_256 load_epilogue(const ptq_conv *c, const ptq_panel
   epilogue_256 v;
   v.low = _mm256_set1_ps((float)e->lo);
   v.high = _mm256_set1_ps((float)e->hi);
-  v.most = _mm256_set1_ps((float)e->add_hi);
   v.ma = _mm256_set1_ps(e->adder.ma);
   v.mb = _mm256_set1_ps(e->adder.mb);
   v.zero = _mm256_set1_epi16((int16_t)zero);
@@ -153,7 +152,6 @@ PTQ_INLINE PTQ_256 void finish(const epilogue_256 *v, const ptq_conv *c, const p
       const __m256 own = nearest(_mm256_min_ps(_mm256_max_ps(f[j], v->low), v->high));
       const __m256 other = _mm256_cvtepi32_ps(_mm256_sub_epi32(residual[j], v->residual_zero));
       f[j] = _mm256_add_ps(_mm256_mul_ps(own, v->ma), _mm256_mul_ps(other, v->mb));
-      f[j] = _mm256_min_ps(f[j], v->most); /* beyond 2^31 the conversion would wrap */
     }
   }
   for (int j = 0; j < n; j++) q[j] = _mm256_cvtps_epi32(f[j]);

@@ -82,7 +82,6 @@ PTQ_INLINE PTQ_AMX void multiply(const ptq_conv *c, const ptq_phase *p, const in
 PTQ_INLINE PTQ_AMX void store_rows(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
                                    int64_t parameter, const int n, const int32_t *sums,
                                    int32_t count, uint8_t *const *y, const uint8_t *const *r) {
-  const ptq_epilogue_512 e = ptq_load_epilogue_512(c, panel, parameter, n);
   for (int32_t i = 0; i < count; i++) {
     __m512i acc[4];
     for (int j = 0; j < n; j++) {
@@ -90,7 +89,7 @@ PTQ_INLINE PTQ_AMX void store_rows(const ptq_conv *c, const ptq_phase *p, const 
       if (c->epilogue.direct)
         acc[j] = _mm512_add_epi32(acc[j], _mm512_loadu_si512(p->bias + parameter + 16 * j));
     }
-    ptq_store_512(&e, c, p, panel, parameter, acc, n, y[i], r[i]);
+    ptq_store_512(c, p, panel, parameter, acc, 1, n, y + i, r + i);
   }
 }
 

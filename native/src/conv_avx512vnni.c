@@ -23,27 +23,23 @@ PTQ_INLINE PTQ_AVX512 __m512i broadcast4(const uint8_t *x) {
     const int8_t *w = p->weights + group * c->group_weights + panel->weights; \
     const int64_t bytes = 4 * (int64_t)c->steps; \
     __m512i acc[M][N]; \
-    _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) \
-        _Pragma("GCC unroll 16") for (int j = 0; j < N; j++) acc[i][j] = \
-            c->epilogue.direct ? _mm512_loadu_si512(p->bias + parameter + 16 * j) \
-                               : _mm512_setzero_si512(); \
+    PTQ_UNROLL for (int i = 0; i < M; i++) PTQ_UNROLL for (int j = 0; j < N; j++) acc[i][j] = \
+        c->epilogue.direct ? _mm512_loadu_si512(p->bias + parameter + 16 * j) \
+                           : _mm512_setzero_si512(); \
     for (int32_t t = 0; t < p->taps; t++, rows += c->block_rows) { \
       const uint8_t *x[M]; \
-      _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) x[i] = rows[i]; \
+      PTQ_UNROLL for (int i = 0; i < M; i++) x[i] = rows[i]; \
       for (int64_t k = 0; k < bytes; k += 4, w += 64 * N) { \
         __m512i b[N]; \
-        _Pragma("GCC unroll 16") for (int j = 0; j < N; j++) b[j] = \
-            _mm512_loadu_si512(w + 64 * j); \
-        _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) { \
+        PTQ_UNROLL for (int j = 0; j < N; j++) b[j] = _mm512_loadu_si512(w + 64 * j); \
+        PTQ_UNROLL for (int i = 0; i < M; i++) { \
           const __m512i a = broadcast4(x[i] + k); \
-          _Pragma("GCC unroll 16") for (int j = 0; j < N; j++) acc[i][j] = \
+          PTQ_UNROLL for (int j = 0; j < N; j++) acc[i][j] = \
               _mm512_dpbusd_epi32(acc[i][j], a, b[j]); \
         } \
       } \
     } \
-    const ptq_epilogue_512 e = ptq_load_epilogue_512(c, panel, parameter, N); \
-    _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) \
-        ptq_store_512(&e, c, p, panel, parameter, acc[i], N, y[i], r[i]); \
+    ptq_store_512(c, p, panel, parameter, acc[0], M, N, y, r); \
   }
 
 TILE(1, 1)

@@ -3,7 +3,7 @@
 #include "conv.h"
 
 #if PTQ_X86
-#define PTQ_256 PTQ_TARGET("avx2,avx512f,avx512vl,avx512vnni")
+#define PTQ_256 PTQ_TARGET("avx2,avx512f,avx512vl,avx512bw,avx512vnni")
 #include <immintrin.h>
 
 typedef __m256i factor, input;
@@ -16,10 +16,19 @@ PTQ_INLINE PTQ_256 __m256i dot(__m256i acc, input x, factor w) {
 
 #include "depthwise_256.h"
 
+#define PTQ_V   PTQ_256
+#define V(name) _mm256_##name
+#define LANES   8
+typedef __m256i vector;
+typedef __mmask32 vector_mask;
+
+#include "depthwise_plain.h"
+
 PTQ_256 void ptq_depthwise_avx512vl(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
                                     const uint8_t *const *taps, int64_t step, int32_t count,
                                     uint8_t *y, const uint8_t *r) {
-  depthwise_256(c, p, panel, taps, step, count, y, r);
+  if (!plain_columns(c, p, panel, taps, count, y))
+    depthwise_256(c, p, panel, taps, step, count, y, r);
 }
 #else
 typedef int ptq_nothing_here;

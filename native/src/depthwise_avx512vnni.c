@@ -5,6 +5,14 @@
 #if PTQ_X86
 #include "conv_avx512.h"
 
+#define PTQ_V   PTQ_AVX512
+#define V(name) _mm512_##name
+#define LANES   16
+typedef __m512i vector;
+typedef __mmask64 vector_mask;
+
+#include "depthwise_plain.h"
+
 typedef struct {
   __m512i v[4];
 } quad; /* four taps of 64 channels, in the accumulators' order */
@@ -46,7 +54,6 @@ PTQ_AVX512 static void columns(const ptq_conv *c, const ptq_phase *p, const ptq_
   const int32_t apart = p->tap[4][2] - p->tap[0][2], stride = p->in_step[2];
   quad left = load_column(taps, step, 0, first, mask);
   quad middle = load_column(taps + 4, step, 0, first, mask);
-  const ptq_epilogue_512 e = ptq_load_epilogue_512(c, panel, parameter, 4);
   for (int64_t i = 0; i < count; i++, y += pixel) {
     const quad right = load_column(taps + 8, step, i, first, mask);
     __m512i acc[4];
@@ -54,8 +61,8 @@ PTQ_AVX512 static void columns(const ptq_conv *c, const ptq_phase *p, const ptq_
     accumulate(acc, left, w);
     accumulate(acc, middle, w + 256);
     accumulate(acc, right, w + 512);
-    ptq_store_512(&e, c, p, panel, parameter, acc, 4, y,
-                  r ? r + i * (int64_t)c->out_channels : NULL);
+    const uint8_t *residual = r ? r + i * (int64_t)c->out_channels : NULL;
+    ptq_store_512(c, p, panel, parameter, acc, 1, 4, &y, &residual);
     if (i + 1 == count) break;
     if (stride == apart) {
       left = middle;
@@ -71,13 +78,13 @@ PTQ_AVX512 void ptq_depthwise_avx512vnni(const ptq_conv *c, const ptq_phase *p,
                                          const ptq_panel *panel, const uint8_t *const *taps,
                                          int64_t step, int32_t count, uint8_t *y,
                                          const uint8_t *r) {
+  if (plain_columns(c, p, panel, taps, count, y)) return;
   if (c->columns) {
     columns(c, p, panel, taps, step, count, y, r);
     return;
   }
   const int64_t pixel = c->out_channels * (int64_t)c->out_element;
   const __mmask64 mask = panel->valid == 64 ? ~0ULL : (1ULL << panel->valid) - 1;
-  const ptq_epilogue_512 e = ptq_load_epilogue_512(c, panel, panel->parameter, 4);
   for (int32_t i = 0; i < count; i++, y += pixel) {
     __m512i acc[4], x[4];
     start(c, p->bias + panel->parameter, acc);
@@ -89,8 +96,8 @@ PTQ_AVX512 void ptq_depthwise_avx512vnni(const ptq_conv *c, const ptq_phase *p,
       }
       accumulate(acc, interleave(x[0], x[1], x[2], x[3]), w);
     }
-    ptq_store_512(&e, c, p, panel, panel->parameter, acc, 4, y,
-                  r ? r + i * (int64_t)c->out_channels : NULL);
+    const uint8_t *residual = r ? r + i * (int64_t)c->out_channels : NULL;
+    ptq_store_512(c, p, panel, panel->parameter, acc, 1, 4, &y, &residual);
   }
 }
 #else

@@ -12,8 +12,8 @@ from ptq_opt.passes import Pipeline
 from ptq_opt.passes.registry import DEFAULT
 from ptq_opt.tools.ablation.__main__ import main
 from ptq_opt.tools.ablation.measure import Budget, Cell
-from ptq_opt.tools.ablation.tables import Found, document, gain, gains
-from ptq_opt.tools.ablation.variants import PLAIN, Technique, by_name, schemes, techniques
+from ptq_opt.tools.ablation.tables import Found, document, gain, gains, signed
+from ptq_opt.tools.ablation.variants import PLACES, PLAIN, Technique, by_name, schemes, techniques
 
 ZOO = """
 from pathlib import Path
@@ -66,13 +66,14 @@ def run(zoo: Path, *more: str) -> str:
 def test_pipelines_differ_in_the_technique_alone() -> None:
     every = techniques()
     assert {"align", "bias", "calibrate"} <= {each.name for each in every if each.default}
-    assert {"clip", "equalize"} <= {each.name for each in every if not each.default}
+    assert {"clip", "equalize", "round"} <= {each.name for each in every if not each.default}
     for each in every:
         (name,) = by_name(each.name)
         for pair in (each.alone, each.beside):
             without, with_it = map(by_name, pair)
             assert with_it[name] == each.name != without.get(name)
-            without.pop(name, None)
+            for replaced in (name, *PLACES.get(name, ())):
+                without.pop(replaced, None)
             assert without == {key: text for key, text in with_it.items() if key != name}
         assert each.beside[1 if each.default else 0] == DEFAULT
         assert each.alone[0] == PLAIN == Pipeline(PLAIN).spec
@@ -80,10 +81,11 @@ def test_pipelines_differ_in_the_technique_alone() -> None:
 
 def test_schemes_differ_in_the_weights() -> None:
     rules = {name: target.weights for name, target in schemes().items()}
-    assert [r and (r.dtype.bits, r.per_channel) for r in rules.values()] == [
-        (8, True),
-        (4, True),
-        (8, False),
+    assert [r and (r.dtype.bits, r.per_channel, r.block) for r in rules.values()] == [
+        (8, True, 0),
+        (4, True, 0),
+        (8, False, 0),
+        (4, True, 32),
     ]
     assert not any(target.saturating_pairs for target in schemes().values())
 
@@ -135,12 +137,12 @@ def test_gains() -> None:
     found = Found(
         "m", "W8A8", "top1", 0.9, {**cells, "c": Cell("c", error="broken | pipe")}, Budget(4, 2)
     )
-    assert gain(found, ("a", "b")) == "+1.5"
-    assert gain(found, ("b", "a")) == "-1.5"
-    assert gain(found, ("a", "c")) == "fails"
-    assert gain(found, ("a", "d")) == "?"
-    rows = gains([found], [Technique("t", ("a", "b"), ("b", "c"), False)])
-    assert rows == "| technique | m |\n| --- | --- |\n| `t` | +1.5 / fails |\n"
+    pairs = [("a", "b"), ("b", "a"), ("a", "c"), ("a", "d")]
+    assert [signed(gain(found, pair)) for pair in pairs] == ["+1.5", "-1.5", "fails", "?"]
+    half = Found("n", "W8A8", "top1", 0.9, {**cells, "b": Cell("b", {"y": 25.5})}, Budget(4, 2))
+    rows = gains([found, half], [Technique("t", ("a", "b"), ("b", "c"), False)])
+    assert rows.splitlines()[0] == "| technique | m | n | median |"
+    assert rows.splitlines()[2] == "| `t` | +1.5 / fails | +0.5 / ? | +1.0 / ? |"
     text = document([found], [Technique("t", ("a", "b"), ("a", "c"), False)], "command")
     assert "| default with `t` | fails: broken / pipe |  |  |  |" in text
 

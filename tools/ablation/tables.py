@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from .measure import Budget, Cell
-from .variants import Technique
+from .variants import PLACES, Technique
 
 LONGEST = 120
 """Characters that are shown of an error."""
@@ -53,15 +53,16 @@ Alone: beside nothing but
 
     {plain}
 
-where a technique replaces the pass of its name or is added. In the default: the default pipeline,
+where a technique is added, takes the place of the pass of its name{places}. In the default: the
+default pipeline,
 
     {default}
 
 with it against the same without it. SQNR is the energy of an output over that of its error, in dB,
 pooled over the samples. Techniques in **bold** are in the default pipeline, the others are off by
-default: they gain on few models, or cost more than they gain. What has a `?` was not measured.
-Seconds are of the whole quantization on a machine that did other work too. With so few samples
-some tenths of a dB are chance, and so are single views of a metric.
+default: they gain on few models, or cost more than they gain. What has a `?` was not measured, and
+the median is of the others. Seconds are of the whole quantization on a machine that did other work
+too. With so few samples some tenths of a dB are chance, and so are single views of a metric.
 """
 
 
@@ -77,6 +78,10 @@ def document(found: Sequence[Found], techniques: Sequence[Technique], command: s
             runtime=ort.__version__,
             plain=techniques[0].alone[0],
             default=default_of(techniques),
+            places="".join(
+                f", or (`{name}`) that of {', '.join(f'`{each}`' for each in replaced)}"
+                for name, replaced in PLACES.items()
+            ),
         )
     ]
     for scheme in dict.fromkeys(each.scheme for each in found):
@@ -88,22 +93,29 @@ def document(found: Sequence[Found], techniques: Sequence[Technique], command: s
 
 
 def gains(rows: Sequence[Found], techniques: Sequence[Technique]) -> str:
-    """One row per technique, one column per model."""
+    """One row per technique, one column per model and one of their medians."""
     names = [each.model for each in rows]
     body = []
     for technique in techniques:
         name = f"**`{technique.name}`**" if technique.default else f"`{technique.name}`"
-        cells = [f"{gain(each, technique.alone)} / {gain(each, technique.beside)}" for each in rows]
-        body.append([name, *cells])
-    return table(["technique", *names], body)
+        both = [[gain(each, pair) for each in rows] for pair in (technique.alone, technique.beside)]
+        for column in both:
+            known = [each for each in column if each is not None and np.isfinite(each)]
+            column.append(float(np.median(known)) if known else None)
+        body.append([name, *(" / ".join(map(signed, cells)) for cells in zip(*both, strict=True))])
+    return table(["technique", *names, "median"], body)
 
 
-def gain(found: Found, pair: tuple[str, str]) -> str:
-    """Difference of two pipelines in mean SQNR."""
+def gain(found: Found, pair: tuple[str, str]) -> float | None:
+    """Difference of two pipelines in mean SQNR; no number where one fails, None if not measured."""
     without, with_it = (found.cells.get(each) for each in pair)
-    if without is None or with_it is None:
+    return None if without is None or with_it is None else with_it.mean_db - without.mean_db
+
+
+def signed(difference: float | None) -> str:
+    """A gain as it is shown."""
+    if difference is None:
         return "?"
-    difference = with_it.mean_db - without.mean_db
     return "fails" if np.isnan(difference) else f"{difference:+.1f}"
 
 

@@ -12,8 +12,13 @@ from ...passes.registry import BUILTIN, DEFAULT
 PLAIN = "canonicalize,fold-bn,calibrate{method=min-max},plan,zero-filter,saturate,quant,cleanup"
 """What any quantizer does: extremes of the samples, nearest rounding, nothing corrected."""
 
-TECHNIQUES = "smooth,split-outliers,equalize,align,calibrate,clip,variance,bias"
+TECHNIQUES = (
+    "smooth,split-outliers,equalize,align,calibrate,clip,tune{trials=40},variance,bias,round"
+)
 """Passes with the options in question."""
+
+PLACES = {"tune": ("plan", "zero-filter", "saturate"), "round": ("bias",)}
+"""Technique -> the passes whose place it takes."""
 
 
 def schemes() -> dict[str, Target]:
@@ -26,6 +31,7 @@ def schemes() -> dict[str, Target]:
         "W8A8": usual,
         "W4A8": usual.storing(weights="int4"),
         "W8A8 per tensor": usual.storing(weights="int8:per-tensor"),
+        "W4A8 in blocks of 32": usual.storing(weights="int4:block=32"),
     }
 
 
@@ -49,7 +55,7 @@ class Technique:
 def techniques() -> list[Technique]:
     """All of `TECHNIQUES`.
 
-    One whose pass is in the default pipeline with other options takes its place there.
+    Each takes the place of its own pass with other options, and of those that `PLACES` names.
     """
     plain, usual = by_name(PLAIN), by_name(DEFAULT)
     found = []
@@ -57,8 +63,8 @@ def techniques() -> list[Technique]:
         there = usual.get(name) == text
         rest = {key: each for key, each in usual.items() if key != name}
         rest |= {name: plain[name]} if name in plain else {}
-        beside = (rest, usual) if there else (usual, usual | {name: text})
-        alone = (plain, plain | {name: text})
+        beside = (rest, usual) if there else (usual, _with(usual, name, text))
+        alone = (plain, _with(plain, name, text))
         found.append(Technique(text, _specs(alone), _specs(beside), there))
     return found
 
@@ -66,6 +72,12 @@ def techniques() -> list[Technique]:
 def by_name(text: str) -> dict[str, str]:
     """Name of each pass that `text` names -> its specification."""
     return {item.name: item.spec for item in spec.parse(text)}
+
+
+def _with(passes: Mapping[str, str], name: str, text: str) -> dict[str, str]:
+    """`passes` with one more, or in the place of others."""
+    replaced = PLACES.get(name, ())
+    return {key: each for key, each in passes.items() if key not in replaced} | {name: text}
 
 
 def _specs(pair: Iterable[Mapping[str, str]]) -> tuple[str, str]:

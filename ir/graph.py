@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import networkx as nx
@@ -165,13 +166,12 @@ class Node:
         """Operand `slot`, None when absent or beyond the last."""
         return self.inputs[slot] if slot < len(self.inputs) else None
 
-    def operands(self) -> Iterator[tuple[int, Value]]:
+    def operands(self) -> list[tuple[int, Value]]:
         """All values read, with their slots: inputs from 0, captures from -1 down."""
-        for slot, value in enumerate(self.inputs):
-            if value is not None:
-                yield slot, value
-        for k, value in enumerate(self.captures):
-            yield -1 - k, value
+        read = [(slot, value) for slot, value in enumerate(self.inputs) if value is not None]
+        if self.captures:
+            read += [(-1 - k, value) for k, value in enumerate(self.captures)]
+        return read
 
     @property
     def bodies(self) -> dict[str, Graph]:
@@ -293,10 +293,10 @@ class Graph:
 
     def values(self) -> Iterator[Value]:
         """Every value once: inputs, captures, then operands and results in topological order."""
-        found: dict[Value | None, None] = dict.fromkeys((*self.inputs, *self.captures))
+        lists: list[Sequence[Value | None]] = [self.inputs, [*self.captures]]
         for node in self.order():
-            found.update(dict.fromkeys((*node.inputs, *node.captures, *node.outputs)))
-        found.update(dict.fromkeys(self.outputs))
+            lists += node.inputs, node.captures, node.outputs
+        found = dict.fromkeys(chain(*lists, self.sink.inputs))
         return (value for value in found if value is not None)
 
     def graphs(self) -> Iterator[Graph]:
@@ -391,7 +391,7 @@ class Graph:
             if value.uses:
                 user = next(iter(value.uses))[0]
                 raise GraphError(f"cannot erase {node.label}: {user.label} reads '{value.name}'")
-        for slot, value in list(node.operands()):
+        for slot, value in node.operands():
             self._unlink(node, slot, value)
             if self.touched is not None and value.producer is not None:
                 self.touched[value.producer] = None
@@ -427,7 +427,7 @@ class Graph:
 
     def set_outputs(self, values: Sequence[Value], names: Sequence[str] | None = None) -> None:
         """Set the values returned; interface names default to the values' names."""
-        for slot, value in list(self.sink.operands()):
+        for slot, value in self.sink.operands():
             self._unlink(self.sink, slot, value)
         self.sink.inputs = [None] * len(values)
         for slot, value in enumerate(values):

@@ -103,7 +103,7 @@ class Names:
     def _name_inner(self, graph: Graph) -> None:
         """Name operands and results; those that have a free name of their own come first."""
         rest = []
-        for value in _inner(graph):
+        for value in graph.values():
             if value in self.values or value in graph.captures:
                 continue
             if value.name and value.name not in self._visible:
@@ -111,8 +111,7 @@ class Names:
             else:
                 rest.append(value)
         for value in rest:
-            if value not in self.values:
-                self.values[value] = self._derived(value)
+            self.values[value] = self._derived(value)
 
     def _derived(self, value: Value) -> str:
         producer = value.producer
@@ -149,14 +148,6 @@ class Names:
         self._next[base] = number + 1
         taken.add(f"{base}_{number}")
         return f"{base}_{number}"
-
-
-def _inner(graph: Graph) -> Iterator[Value]:
-    for node in graph.order():
-        for _, value in node.operands():
-            yield value
-        yield from node.outputs
-    yield from graph.outputs
 
 
 def _kept(graph: Graph) -> Iterator[str]:

@@ -60,9 +60,10 @@ def save(graph: Graph, path: str | os.PathLike[str] | None = None) -> onnx.Model
     if path is None:
         return save_model(graph)
     path = Path(path)
-    is_large = sum(tensor.nbytes for tensor in _weights(graph)) > _LARGEST_INLINE
+    weights = _weights(graph)
+    is_large = sum(tensor.nbytes for tensor in weights) > _LARGEST_INLINE
     data = path.with_name(path.name + ".data")
-    if is_large or is_external(graph):
+    if is_large or any(map(_in_a_file, weights)):
         with _replacing(data, path) as (data_file, file):
             model = save_model(graph, DataWriter(data_file, data.name).store)
             file.write(_serialize(model))
@@ -102,7 +103,11 @@ def to_gs(graph: Graph) -> Any:
 
 def is_external(graph: Graph) -> bool:
     """True when some of the weights lie in a file beside the model."""
-    return any(isinstance(tensor.source, ExternalSource) for tensor in _weights(graph))
+    return any(map(_in_a_file, _weights(graph)))
+
+
+def _in_a_file(tensor: Tensor) -> bool:
+    return isinstance(tensor.source, ExternalSource)
 
 
 def _weights(graph: Graph) -> list[Tensor]:

@@ -168,14 +168,12 @@ class _Writer:
         """Declare inner values whose type is known or annotated."""
         done = {*graph.inputs, *graph.captures}
         done.update(v for v in graph.outputs if v.producer is not None)
-        for node in graph.order():
-            for value in (*(v for _, v in node.operands()), *node.outputs):
-                if value in done:
-                    continue
-                done.add(value)
-                typed = value.dtype is not None and value.const is None
-                if self.names.values[value] and (typed or value.info is not None):
-                    infos.append(write_type(value, self.names.values[value]))
+        for value in graph.values():
+            typed = value.dtype is not None and value.const is None
+            if (typed or value.info is not None) and value not in done:
+                name = self.names.values[value]
+                if name:
+                    infos.append(write_type(value, name))
 
     def annotations(self, proto: onnx.GraphProto) -> None:
         """Drop quantization annotations of values that are gone."""

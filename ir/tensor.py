@@ -50,6 +50,7 @@ class Tensor:
         if array is not None:
             array = np.asarray(array)
             self.dtype, self.shape = dtype or DType.of(array), array.shape
+            array = _read_only(array)
         else:
             assert source is not None and dtype is not None
             self.dtype, self.shape = dtype, shape
@@ -68,12 +69,10 @@ class Tensor:
         array = self._array
         if array is None:
             assert self.source is not None
-            array = self.source.load()
+            array = _read_only(self.source.load())
             if self.size <= KEPT:
                 self._array = array
-        view = array.view()
-        view.flags.writeable = False
-        return view
+        return array
 
     @property
     def size(self) -> int:
@@ -88,6 +87,12 @@ class Tensor:
     def __repr__(self) -> str:
         """Type and shape, never the elements."""
         return f"Tensor({self.dtype.name.lower()}{list(self.shape)})"
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _restored(array: Array, dtype: DType) -> Tensor:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
 from .dtypes import DType
 from .errors import GraphError
+from .garbage import without_gc
 from .graph import Graph, Node, Value
 from .quant import QuantInfo
+from .tensor import Array
 
 Problems = Iterator[str]
 _SHOWN = 20
 """Problems that a message lists in full."""
+_SCALES = float(np.finfo(np.float32).smallest_subnormal), float(np.finfo(np.float32).max)
+_FEW = 16
+"""Elements."""
 
 
 class Part(NamedTuple):
@@ -24,13 +30,19 @@ class Part(NamedTuple):
         where: words that say which body or function of the model it is.
         graph: the graph.
         is_body: whether it is held by an attribute; names of its interface do not matter then.
+        nodes: its nodes, the sink included.
+        reads: every operand, by the node and the slot that read it.
         values: all its values, each once.
+        bodies: the nodes that hold graphs, with these by attribute name.
     """
 
     where: str
     graph: Graph
     is_body: bool
-    values: list[Value]
+    nodes: dict[Node, None]
+    reads: dict[tuple[Node, int], Value]
+    values: dict[Value, None]
+    bodies: list[tuple[Node, dict[str, Graph]]]
 
 
 def verify(graph: Graph) -> None:
@@ -39,6 +51,15 @@ def verify(graph: Graph) -> None:
     Raises:
         GraphError: lists every problem with the name of the check that found it.
     """
+    with without_gc():
+        problems = _problems(graph)
+    if problems:
+        more = [f"... and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+        lines = "\n  ".join(problems[:_SHOWN] + more)
+        raise GraphError(f"graph '{graph.name}' is malformed:\n  {lines}")
+
+
+def _problems(graph: Graph) -> list[str]:
     parts = list(_parts(graph))
     problems = [
         f"[{name}] {part.where}{problem}"
@@ -46,45 +67,45 @@ def verify(graph: Graph) -> None:
         for name, check in CHECKS.items()
         for problem in check(part)
     ]
-    problems += [f"[one-owner] {problem}" for problem in _one_owner(parts)]
-    if problems:
-        more = [f"... and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-        lines = "\n  ".join(problems[:_SHOWN] + more)
-        raise GraphError(f"graph '{graph.name}' is malformed:\n  {lines}")
+    return problems + [f"[one-owner] {problem}" for problem in _one_owner(parts)]
 
 
 def _uses_recorded(part: Part) -> Problems:
     """Every operand lists the reader among its uses."""
-    for node in part.graph.nx:
-        for slot, value in node.operands():
-            if (node, slot) not in value.uses:
-                yield f"{node.label} reads '{value.name}' as operand {slot}, which has no such use"
+    for use, value in part.reads.items():
+        if use not in value.uses:
+            node, slot = use
+            yield f"{node.label} reads '{value.name}' as operand {slot}, which has no such use"
 
 
 def _uses_true(part: Part) -> Problems:
     """Every use listed is the operand of a node of the graph."""
+    if sum(len(value.uses) for value in part.values) == len(part.reads):
+        return  # each operand is recorded, or `_uses_recorded` says so: there are no others
     for value in part.values:
-        for node, slot in value.uses:
-            if node not in part.graph.nx:
-                yield f"'{value.name}' has a use by {node.label}, which is not in the graph"
-            elif value is not _operand(node, slot):
-                yield f"'{value.name}' has a use as operand {slot} of {node.label}, not so"
+        for use in value.uses:
+            if part.reads.get(use) is not value:
+                node, slot = use
+                if node not in part.nodes:
+                    yield f"'{value.name}' has a use by {node.label}, which is not in the graph"
+                else:
+                    yield f"'{value.name}' has a use as operand {slot} of {node.label}, not so"
 
 
 def _edges(part: Part) -> Problems:
     """The edges are exactly those that the operands say."""
-    for node in part.graph.nx:
-        wanted = {v.producer for _, v in node.operands() if v.producer is not None}
-        found = set(part.graph.nx.pred[node])
-        for producer in wanted - found:
-            yield f"no edge from {producer.label} to {node.label}, which reads its result"
-        for producer in found - wanted:
-            yield f"edge from {producer.label} to {node.label}, which reads none of its results"
+    reads = part.reads.items()
+    wanted = {(v.producer, node) for (node, _), v in reads if v.producer is not None}
+    found = {(node, after) for node, behind in part.graph.nx.adjacency() for after in behind}
+    for producer, node in wanted - found:
+        yield f"no edge from {producer.label} to {node.label}, which reads its result"
+    for producer, node in found - wanted:
+        yield f"edge from {producer.label} to {node.label}, which reads none of its results"
 
 
 def _producers(part: Part) -> Problems:
     """Every result knows its producer and position."""
-    for node in part.graph.nx:
+    for node in part.nodes:
         for index, value in enumerate(node.outputs):
             if value.producer is not node or value.index != index:
                 yield f"result {index} of {node.label}, '{value.name}', has another producer"
@@ -95,13 +116,12 @@ def _producers(part: Part) -> Problems:
 def _operands_exist(part: Part) -> Problems:
     """Every operand is a result, an input, a constant or a capture of this very graph."""
     free = {*part.graph.inputs, *part.graph.captures}
-    for node in part.graph.nx:
-        for _, value in node.operands():
-            if value.producer is None:
-                if value.const is None and value not in free:
-                    yield f"{node.label} reads '{value.name}', which nothing produces"
-            elif value.producer not in part.graph.nx:
-                yield f"{node.label} reads '{value.name}' of another graph"
+    for (node, _), value in part.reads.items():
+        if value.producer is None:
+            if value.const is None and value not in free:
+                yield f"{node.label} reads '{value.name}', which nothing produces"
+        elif value.producer not in part.nodes:
+            yield f"{node.label} reads '{value.name}' of another graph"
 
 
 def _acyclic(part: Part) -> Problems:
@@ -115,7 +135,7 @@ def _acyclic(part: Part) -> Problems:
 def _ranks(part: Part) -> Problems:
     """Ranks differ, so that the order is well defined."""
     seen: dict[tuple[float, int], Node] = {}
-    for node in part.graph.nx:
+    for node in part.nodes:
         if node is not part.graph.sink and seen.setdefault(node.rank, node) is not node:
             yield f"{node.label} has the rank of {seen[node.rank].label}"
 
@@ -133,7 +153,7 @@ def _inputs(part: Part) -> Problems:
 
 def _outputs(part: Part) -> Problems:
     """Every output has a value and a name."""
-    if part.graph.sink not in part.graph.nx or part.graph.sink.outputs:
+    if part.graph.sink not in part.nodes or part.graph.sink.outputs:
         yield "the sink is damaged"
     if len(part.graph.output_names) != len(part.graph.sink.inputs):
         yield f"{len(part.graph.sink.inputs)} outputs have {len(part.graph.output_names)} names"
@@ -173,18 +193,20 @@ def _constants(part: Part) -> Problems:
             yield f"constant '{value.name}' has no element type"
         if value.dtype != tensor.dtype:
             yield f"constant '{value.name}' is called {value.dtype!r}, its data is {tensor!r}"
-        elif value.is_constant and value.shape != tensor.shape:
+        elif value.shape != tensor.shape and value.is_constant:
             yield f"constant '{value.name}' is called {value.shape}, its data is {tensor!r}"
 
 
 def _captures(part: Part) -> Problems:
     """Bodies and the nodes that hold them agree on what is read of the enclosing graph."""
-    for node in part.graph.nx:
-        if node.captures and not node.bodies:
+    holders = {node for node, _ in part.bodies}
+    for node in part.nodes:
+        if node.captures and node not in holders:
             yield f"{node.label} captures values but has no body"
+    for node, bodies in part.bodies:
         if len(set(node.captures)) != len(node.captures):
             yield f"{node.label} captures a value twice"
-        for name, body in node.bodies.items():
+        for name, body in bodies.items():
             for value, position in body.captures.items():
                 where = f"'{value.name}' in {name} of {node.label}"
                 if not 0 <= position < len(node.captures):
@@ -198,7 +220,7 @@ def _captures(part: Part) -> Problems:
 def _opsets(part: Part) -> Problems:
     """The model imports the operator set of every node."""
     known = {*part.graph.info.opsets, *({""} if part.graph.info.ir_version < 3 else ())}
-    for node in part.graph.nx:
+    for node in part.nodes:
         if node.domain not in known and node is not part.graph.sink:
             yield f"{node.label} is of operator set '{node.domain}', which is not imported"
 
@@ -223,21 +245,28 @@ def _grid(value: Value, grid: QuantInfo) -> Problems:
         yield f"a tensor of {value.dtype!r} cannot be stored as {grid.dtype!r}"
     if grid.scale.shape != grid.zero_point.shape:
         yield f"{list(grid.scale.shape)} scales, {list(grid.zero_point.shape)} zero points"
-    if not np.all(np.isfinite(grid.scale) & (grid.scale > 0)):
+    if not _within(grid.scale, _SCALES):
         yield "scales must be positive and finite"
-    low, high = grid.dtype.integer_range
-    if np.any((grid.zero_point < low) | (grid.zero_point > high)):
-        yield f"zero points must lie in [{low}, {high}]"
+    if not _within(grid.zero_point, limits := grid.dtype.integer_range):
+        yield f"zero points must lie in {list(limits)}"
     if grid.integers is not None:
         if value.const is None or grid.integers.shape != value.const.shape:
             yield "integers are chosen for a constant of their shape only"
-        elif np.any((grid.integers < grid.limits[0]) | (grid.integers > grid.limits[1])):
+        elif not _within(grid.integers, grid.limits):
             yield f"chosen integers must lie in {list(grid.limits)}"
     if grid.axis is None:
         if grid.scale.ndim:
             yield f"{list(grid.scale.shape)} scales but no axis"
     elif value.shape is not None:
         yield from _grid_shape(value.shape, grid, grid.axis)
+
+
+def _within(array: Array, limits: tuple[float, float]) -> bool:
+    """True when all elements are; of a handful Python asks, as numpy's calls take longer."""
+    low, high = limits
+    if array.size <= _FEW:
+        return all(low <= element <= high for element in array.ravel().tolist())
+    return bool(np.all((low <= array) & (array <= high)))
 
 
 def _grid_shape(shape: tuple[int | str | None, ...], grid: QuantInfo, axis: int) -> Problems:
@@ -291,19 +320,15 @@ def _parts(graph: Graph) -> Iterator[Part]:
 
 
 def _nested(graph: Graph, where: str, is_body: bool) -> Iterator[Part]:
-    values: dict[Value | None, None] = dict.fromkeys((*graph.inputs, *graph.captures))
-    for node in graph.nx:
-        values.update(dict.fromkeys((*node.inputs, *node.captures, *node.outputs)))
-    yield Part(where, graph, is_body, [value for value in values if value is not None])
-    for node in graph.nx:
-        for name, body in node.bodies.items():
+    nodes = dict.fromkeys(graph.nx)
+    reads = {(node, slot): value for node in nodes for slot, value in node.operands()}
+    results = chain.from_iterable(node.outputs for node in nodes)
+    values = dict.fromkeys(chain(graph.inputs, graph.captures, reads.values(), results))
+    bodies = [(node, held) for node in nodes if (held := node.bodies)]
+    yield Part(where, graph, is_body, nodes, reads, values, bodies)
+    for node, held in bodies:
+        for name, body in held.items():
             yield from _nested(body, f"{where}{name} of {node.label}: ", is_body=True)
-
-
-def _operand(node: Node, slot: int) -> Value | None:
-    if slot >= 0:
-        return node.input(slot)
-    return node.captures[-1 - slot] if -slot <= len(node.captures) else None
 
 
 def _differ(one: DType | None, other: DType | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +40,7 @@ def elements(value: Value) -> int:
     if value.shape is None:
         return 4096
     known = [d if isinstance(d, int) else (1 if k == 0 else 16) for k, d in enumerate(value.shape)]
-    return int(np.prod(known, dtype=np.int64))
+    return math.prod(known)
 
 
 def operations(node: Node) -> int:

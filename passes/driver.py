@@ -166,7 +166,8 @@ class _Driver:
 
     def around(self) -> list[Node]:
         """The touched nodes and the readers of what they produce; clears the record."""
-        assert self.graph.touched is not None
+        if not self.graph.touched:
+            return []
         touched = [node for node in self.graph.touched if node in self.graph]
         readers = [r for node in touched for v in node.outputs for r in v.consumers if r.outputs]
         self.graph.touched = {}

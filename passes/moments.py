@@ -110,22 +110,17 @@ def clipped_normal(
     below, above = ndtr(a), ndtr(-b)
     inside = 1 - below - above
     edge_a, edge_b = (np.exp(-np.square(z) / 2) / np.sqrt(2 * np.pi) for z in (a, b))
+    # nothing is clamped at an infinite bound: its terms are 0
+    a, b, low_term, high_term = (np.where(np.isfinite(z), z, 0.0) for z in (a, b, low, high))
     # of the part inside, first and second moment about the mean, in deviations
     first = edge_a - edge_b
-    second = inside + _times(a, edge_a) - _times(b, edge_b)
-    total = mean * inside + spread * first + _times(low, below) + _times(high, above)
+    second = inside + a * edge_a - b * edge_b
+    total = mean * inside + spread * first + low_term * below + high_term * above
     square = mean**2 * inside + 2 * mean * spread * first + spread**2 * second
-    square = square + _times(np.square(low), below) + _times(np.square(high), above)
+    square = square + low_term**2 * below + high_term**2 * above
     fixed = deviation <= 0
-    clamped = np.clip(mean, low, high)
-    found = np.where(fixed, clamped, total)
+    found = np.where(fixed, np.clip(mean, low, high), total)
     return found, np.where(fixed, 0.0, np.maximum(square - total**2, 0.0))
-
-
-def _times(bound: Array | float, weight: Array) -> Array:
-    """Their product, 0 for an infinite bound: nothing is clamped there."""
-    finite = np.where(np.isfinite(bound), bound, 0.0)
-    return np.asarray(finite * weight)
 
 
 # -- recording ------------------------------------------------------------------------------------

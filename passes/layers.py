@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..ir import DType, Graph, Node, Value
+from ..ir import DType, Graph, Node, Value, quant
 from ..ir.reach import out_of_reach
 from ..ir.tensor import Array
 from .base import Report, single_reader
@@ -105,10 +105,11 @@ class Layer:
             [samples, output channels], float64.
         """
         node = self.node
-        matrix = weights.astype(np.float64)
         if node.op in ("Gemm", "MatMul"):
-            return np.asarray(means @ (matrix.T if node.attrs.get("transB", 0) else matrix))
-        matrix = matrix.sum(axis=tuple(range(2, matrix.ndim)))
+            columns = weights.T if node.attrs.get("transB", 0) else weights
+            parts = np.array_split(columns, -(-weights.size // quant.ELEMENTS) or 1, axis=1)
+            return np.concatenate([means @ part.astype(np.float64) for part in parts], axis=1)
+        matrix = weights.astype(np.float64).sum(axis=tuple(range(2, weights.ndim)))
         group = int(node.attrs.get("group", 1))
         inputs = means.reshape(len(means), group, -1)
         if node.op == "Conv":

@@ -154,12 +154,17 @@ def _error(
     info = grid(low, high, rule.dtype, symmetric=rule.symmetric)
     rounded, error = info.fake(rows / factors.astype(np.float32)), 0.0
     for reader, matrix in zip(readers, weights, strict=True):
-        scaled = multiplied(matrix, factors[:, None])
+        scaled = _like(reader, multiplied(matrix, factors[:, None]))
         weight_rule = rule_of(reader, target)
         assert weight_rule is not None
-        stored = weight_grid(_like(reader, scaled), reader, weight_rule)
         product = rows @ matrix
-        wrong = rounded @ _like(reader, stored.kept(_like(reader, scaled))) - product
+        wrong = -product
+        for part, info in weight_grid(scaled, reader, weight_rule).parts(scaled.shape):
+            kept = info.kept(scaled[part])
+            if reader.attrs.get("transB", 0):
+                wrong[:, part] += rounded @ kept.T
+            else:
+                wrong += rounded[:, part] @ kept
         error += float(np.square(wrong).sum() / max(np.square(product).sum(), 1e-30))
     return error
 

@@ -11,8 +11,11 @@ from ptq_opt.ir.target import find_target
 from ptq_opt.ir.tensor import Tensor
 from ptq_opt.ir.text import parse
 from ptq_opt.passes import Context
+from ptq_opt.passes.channel_data import ChannelData
+from ptq_opt.passes.layers import Layer
 from ptq_opt.passes.parts import filter_parts, multiplied
 from ptq_opt.passes.saturate import Saturate
+from ptq_opt.passes.smooth import _error
 from ptq_opt.passes.sums import check_sums
 from ptq_opt.passes.units import weight_axis
 from ptq_opt.passes.zero_filter import ZeroFilter
@@ -121,3 +124,39 @@ def test_what_is_kept_of_weights_takes_its_own_memory_only(
     info = grid(-4, 4, DType.INT8, symmetric=True)
     np.testing.assert_array_equal(info.kept(array), info.fake(array))
     assert peak(lambda: info.kept(array)) < 1.3 * array.nbytes
+
+
+@pytest.mark.parametrize("op", ["MatMul", "Gemm"])
+def test_what_a_layer_adds_is_summed_in_little_memory(
+    op: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (node,) = annotated(op).order()
+    layer = Layer(node, node, 2)
+    weights, means = layer.weights.numpy(), np.random.default_rng(0).uniform(-1, 1, (3, 1024))
+    whole = layer.response(weights, means)
+    monkeypatch.setattr(quant, "ELEMENTS", 1 << 14)
+    np.testing.assert_allclose(layer.response(weights, means), whole, atol=1e-10)
+    assert peak(lambda: layer.response(weights, means)) < 0.2 * weights.nbytes
+
+
+@pytest.mark.parametrize("op", ["MatMul", "Gemm"])
+@pytest.mark.parametrize("weights", ["int8", "int4:block=32"])
+def test_smoothing_is_judged_in_parts(
+    op: str, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One copy of the weights is scaled; what rounding leaves of it is never there as a whole."""
+    graph, target = annotated(op), find_target("ort-cpu").storing(weights=weights)
+    (node,) = graph.order()
+    matrix = node.inputs[1]
+    assert matrix is not None
+    elements = np.random.default_rng(0).standard_normal((2, 1024, 4)).astype(np.float32)
+    data = ChannelData(elements.min(axis=2), elements.max(axis=2), elements)
+    given = matrix.numpy() if op == "MatMul" else matrix.numpy().T
+
+    def error() -> float:
+        return _error(data, [node], [given], np.linspace(0.5, 2, 1024), target)
+
+    whole = error()
+    monkeypatch.setattr(quant, "ELEMENTS", 1 << 14)
+    assert error() == pytest.approx(whole, rel=1e-4)
+    assert peak(error) < 1.6 * given.nbytes

@@ -223,11 +223,14 @@ static void run_chunk(const ptq_conv *c, const ptq_phase *p, int32_t group, int6
     const size_t stride = gathered_stride(c);
     gather(c, window, count, side + (size_t)(row - begin) * stride, stride, to_row);
   }
-  for (int64_t i = 0; i < end - begin; i++) {
-    int64_t at = pixels[i] * c->out_channels + (int64_t)group * c->group_out;
-    to[i] = y + at * (int64_t)(c->epilogue.has_function ? 1 : c->out_element);
-    from[i] = r ? r + at : NULL;
-  }
+  const int64_t element = c->epilogue.has_function ? 1 : (int64_t)c->out_element;
+  const int64_t skip = (int64_t)group * c->group_out;
+  c->places((const uint8_t **)to, y + skip * element, pixels, c->out_channels * element,
+            end - begin);
+  if (r)
+    c->places(from, r + skip, pixels, c->out_channels, end - begin);
+  else
+    memset(from, 0, (size_t)(end - begin) * sizeof *from);
   ptq_conv_kernel *kernel = c->epilogue.has_function ? run_function : c->kernel;
   for (int32_t i = panel_begin; i < panel_end; i++)
     for (int64_t row = begin; row < end; row += c->block_rows)
@@ -272,6 +275,7 @@ ptq_status ptq_prepare_conv(const ptq_build *build, ptq_node *node) {
   if (status != PTQ_OK) return status;
   c->weight_zero = node->in[IN_W]->dtype == PTQ_S8 ? node->in[IN_W]->zero_point : 0;
   node->kernel = ptq_conv_choose(build, c);
+  ptq_conv_fillers(build, c);
   if (c->short_sums) status = ptq_conv_gather(build, c);
   if (status == PTQ_OK) status = ptq_conv_pack(build, node, c);
   if (status != PTQ_OK) return status;

@@ -85,6 +85,11 @@ typedef struct {
 
 typedef struct ptq_conv ptq_conv;
 
+/* to[i] = from + i * step; and to[i] = from + at[i] * step. */
+typedef void ptq_evenly_fn(const uint8_t **to, const uint8_t *from, int64_t step, int64_t n);
+typedef void ptq_places_fn(const uint8_t **to, const uint8_t *from, const int64_t *at, int64_t step,
+                           int64_t n);
+
 /* Compute and store one panel of `count` <= block_rows pixels. rows[tap * block_rows + i] points
  * at pixel i's channels, y[i] at its first output channel of the group, r[i] at the residual's. */
 typedef void ptq_conv_kernel(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
@@ -116,6 +121,8 @@ struct ptq_conv {
   int32_t block_rows;
   ptq_conv_kernel *kernel;
   ptq_depthwise_kernel *depthwise_kernel;
+  ptq_evenly_fn *evenly;
+  ptq_places_fn *places;
   int32_t panel_count;
   ptq_panel *panels;
   int64_t group_weights, group_parameters;
@@ -145,6 +152,7 @@ void ptq_store_row(const ptq_conv *c, const int32_t *bias, const ptq_multiplier 
 
 ptq_status ptq_conv_geometry(const ptq_build *build, const ptq_node *node, ptq_conv *c);
 const char *ptq_conv_choose(const ptq_build *build, ptq_conv *c);
+void ptq_conv_fillers(const ptq_build *build, ptq_conv *c);
 ptq_status ptq_conv_panels(const ptq_build *build, ptq_conv *c, int64_t per_channel);
 ptq_status ptq_conv_runs(const ptq_build *build, ptq_conv *c, ptq_phase *p);
 ptq_status ptq_depthwise_sums(const ptq_build *build, const ptq_conv *c, ptq_phase *p);

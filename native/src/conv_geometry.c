@@ -1,5 +1,6 @@
 /* Where each output pixel of a convolution reads its input. */
 #include "conv.h"
+#include "versions.h"
 
 typedef struct {
   int32_t kernel[3], stride[3], dilation[3], pad[3];
@@ -223,6 +224,26 @@ ptq_status ptq_conv_gather(const ptq_build *build, ptq_conv *c) {
   return PTQ_OK;
 }
 
+PTQ_INLINE void evenly_body(const uint8_t **to, const uint8_t *from, int64_t step, int64_t n) {
+  for (int64_t i = 0; i < n; i++) to[i] = from + i * step;
+}
+
+PTQ_INLINE void places_body(const uint8_t **to, const uint8_t *from, const int64_t *restrict at,
+                            int64_t step, int64_t n) {
+  for (int64_t i = 0; i < n; i++) to[i] = from + at[i] * step;
+}
+
+PTQ_VERSIONS(evenly, (const uint8_t **to, const uint8_t *from, int64_t step, int64_t n),
+             (to, from, step, n))
+PTQ_VERSIONS(places,
+             (const uint8_t **to, const uint8_t *from, const int64_t *at, int64_t step, int64_t n),
+             (to, from, at, step, n))
+
+void ptq_conv_fillers(const ptq_build *build, ptq_conv *c) {
+  c->evenly = PTQ_SELECT(build, evenly);
+  c->places = PTQ_SELECT(build, places);
+}
+
 /* One pixel near the border: each tap by itself. */
 static void border_taps(const ptq_conv *c, const ptq_phase *p, const uint8_t *image,
                         const int64_t in[3], const uint8_t **rows) {
@@ -253,10 +274,8 @@ static void line_pointers(const ptq_conv *c, const ptq_phase *p, const uint8_t *
     const int32_t more = (int32_t)ptq_min(run - i, (p->high[2] - at[2]) / p->in_step[2] + 1);
     const uint8_t *origin =
         image + ((at[0] * c->in_dims[1] + at[1]) * c->in_dims[2] + at[2]) * pixel;
-    for (int32_t t = 0; t < p->taps; t++) {
-      const uint8_t *from = origin + p->offset[t], **to = rows + t * c->block_rows + i;
-      for (int32_t j = 0; j < more; j++) to[j] = from + j * step;
-    }
+    for (int32_t t = 0; t < p->taps; t++)
+      c->evenly(rows + t * c->block_rows + i, origin + p->offset[t], step, more);
     i += more;
   }
 }
@@ -267,10 +286,8 @@ void ptq_conv_pointers(const ptq_conv *c, const ptq_phase *p, int32_t group, int
   const int64_t image = pixel * c->in_dims[0] * c->in_dims[1] * c->in_dims[2];
   x += (int64_t)group * c->group_in * (int64_t)c->in_element;
   if (c->pointwise) {
-    for (int32_t i = 0; i < count; i++) {
-      rows[i] = x + (row + i) * pixel;
-      pixels[i] = row + i;
-    }
+    c->evenly(rows, x + row * pixel, pixel, count);
+    for (int32_t i = 0; i < count; i++) pixels[i] = row + i;
     return;
   }
   int64_t n = row, at[3];

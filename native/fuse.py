@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from .model import ABSENT, Kind, Model, Op, Role
+from .model import ABSENT, Kind, Model, Op, Role, Type
 
 CONVOLUTIONS = (Kind.CONV, Kind.CONV_TRANSPOSE)
 CONV_GRID, ADD_GRID, RESIDUAL, TABLE, FUNCTION = 4, 5, 6, 7, 8
@@ -107,7 +107,8 @@ class _Fuser:
 
     def _function(self, op: Op) -> Op:
         conv, out = self._convolution(op.inputs[0]), op.outputs[0]
-        if conv is None or conv.inputs[RESIDUAL] != ABSENT:
+        reals = self.model.tensors[out].dtype == Type.F32
+        if conv is None or conv.inputs[RESIDUAL] != ABSENT or reals:
             return op
         inputs = list(conv.inputs)
         inputs[CONV_GRID], inputs[FUNCTION] = self._grid(out), op.inputs[1]

@@ -10,7 +10,7 @@ import numpy as np
 from ..ir import Node
 from .lowering import Lowering
 from .model import Function, Kind, Type
-from .values import Declined, Pending, Stored, Target, static
+from .values import FLOAT, Declined, Pending, Stored, Target, static
 
 
 def _alpha(node: Node, default: float) -> float:
@@ -46,8 +46,10 @@ def function_of_sum(low: Lowering, x: Pending, kind: Function, a: float, b: floa
         raise Declined("a function of a bounded result that is not rounded to a grid")
 
     def emit(target: Target | None) -> Stored:
-        if target is None or target.dtype not in (Type.U8, Type.S8):
-            raise Declined("a function of sums that is not rounded to 8 bits")
+        if target is None:
+            target = FLOAT
+        if target.dtype not in (Type.U8, Type.S8, Type.F32):
+            raise Declined("a function of sums that is rounded to more than 8 bits")
         source = x.emit(None)
         stage = low.stage([source])
         y = low.make(

@@ -117,9 +117,25 @@ def transpose(low: Lowering, node: Node) -> list[Abstract]:
 
 @handles("Slice")
 def slice_(low: Lowering, node: Node) -> list[Abstract]:
-    """Constant starts, ends, axes and steps."""
+    """A pending result that nothing else reads is cut once it is computed."""
+    value = node.inputs[0]
+    assert value is not None
+    pending, known = low.values.get(value), known_shape(value)
+    if isinstance(pending, Pending) and known is not None and len(value.uses) == 1:
+        cut, size = _cut(low, node, known)
+
+        def emit(target: Target | None) -> Stored:
+            return walk(low, low.finish(pending, target), cut, size)
+
+        return [low.pending(emit)]
     found = operand(low, node)
-    shape = static(found.stored)
+    return [rewrap(found, walk(low, found.stored, *_cut(low, node, static(found.stored))))]
+
+
+def _cut(
+    low: Lowering, node: Node, shape: tuple[int, ...]
+) -> tuple[Callable[[Array], Array], tuple[int, ...]]:
+    """The view that a Slice of constant starts, ends, axes and steps takes, and its shape."""
     if low.graph.info.opset < 10:
         raise Declined("a Slice before opset 10")
     starts, ends = constant_of(low, node, 1), constant_of(low, node, 2)
@@ -139,7 +155,7 @@ def slice_(low: Lowering, node: Node) -> list[Abstract]:
     out = tuple(len(range(*p.indices(n))) for p, n in zip(picks, shape, strict=True))
     if 0 in out:
         raise Declined("an empty result")
-    return [rewrap(found, walk(low, found.stored, lambda a: a[tuple(picks)], out))]
+    return lambda a: a[tuple(picks)], out
 
 
 @handles("Split")

@@ -9,12 +9,13 @@ import numpy as np
 from ..ir import Node
 from .handlers import axis_of, bytes_of, constant_of, handles
 from .lower_conv import Window, window_of
-from .lowering import Lowering, channels_last, plain
+from .lowering import Lowering, channels_last, known_shape, plain
 from .model import Array, Kind, Type
 from .values import (
     Abstract,
     Declined,
     Grid,
+    Pending,
     Raw,
     Stored,
     Target,
@@ -181,21 +182,33 @@ def reduce_mean(low: Lowering, node: Node) -> list[Abstract]:
 @handles("Softmax")
 def softmax(low: Lowering, node: Node) -> list[Abstract]:
     """Over one axis, which becomes the last in memory."""
-    x = bytes_of(low, node.inputs[0])
-    shape = static(x.stored)
+    value = node.inputs[0]
+    assert value is not None
+    found, known = low.values.get(value), known_shape(value)
+    x = found if isinstance(found, Pending) and known else bytes_of(low, value)
+    shape = static(x.stored) if isinstance(x, Grid) else known or ()
     rank = len(shape)
     axis = axis_of(int(node.attrs.get("axis", -1 if low.graph.info.opset >= 13 else 1)), rank)
     flattens = low.graph.info.opset < 13 and axis != rank - 1
     if flattens and int(np.prod(shape[axis:], dtype=np.int64)) != shape[axis]:
         raise Declined("a Softmax over several dimensions")
 
+    def last(stored: Stored) -> Stored:
+        if stored.order[-1] == axis:
+            return stored
+        order = (*(d for d in range(rank) if d != axis), axis)
+        return low.arrange(stored, order, low.stage([stored]))
+
     def emit(target: Target | None) -> Stored:
-        if target is None or target.dtype not in (Type.U8, Type.S8):
-            raise Declined("a Softmax that is not rounded to 8 bits")
+        if target is None:
+            stored = last(low.finish(x, None) if isinstance(x, Pending) else low.dequantize(x))
+            stage = low.stage([stored])
+            y = low.make(stage, Type.F32, shape, stored.order)
+            return low.emit(stage, Kind.SOFTMAX, [low.id(stored, stage)], y, [])
+        if isinstance(x, Pending) or target.dtype not in (Type.U8, Type.S8):
+            raise Declined("a Softmax of sums, or that is rounded to more than 8 bits")
         stage = low.stage([x.stored])
-        stored = x.stored
-        if stored.order[-1] != axis:
-            stored = low.arrange(stored, (*(d for d in range(rank) if d != axis), axis), stage)
+        stored = last(x.stored)
         y = low.make(stage, target.dtype, shape, stored.order, target.scale, target.zero_point)
         source = low.grid_id(Grid(stored, x.scale, x.zero_point), stage)
         return low.emit(stage, Kind.SOFTMAX, [source], y, [])
@@ -315,9 +328,12 @@ def concat(low: Lowering, node: Node) -> list[Abstract]:
     out[axis] = sum(s[axis] for s in shapes)
 
     def emit(target: Target | None) -> Stored:
-        if target is None:
-            raise Declined("a Concat that is not rounded to a grid")
         stage = low.stage(p.stored for p in parts)
+        if target is None:
+            if any(part.table is not None for part in parts):
+                raise Declined("functions of integers in a Concat that is not rounded to a grid")
+            reals = [low.id(low.dequantize(part), stage) for part in parts]
+            return low.emit(stage, Kind.CONCAT, reals, low.make(stage, Type.F32, out), [axis])
         order = parts[0].stored.order
         ids = []
         for part in parts:

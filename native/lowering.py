@@ -277,13 +277,13 @@ class Lowering:
             order = plain(len(static(abstract.stored)))
             return self.arrange(abstract.stored, order, abstract.stored.stage)
         if isinstance(abstract, Grid) and abstract.table is None:
-            return self._dequantize(abstract)
+            return self.dequantize(abstract)
         if isinstance(abstract, Pending):
             result = self.finish(abstract, None)
             return self.arrange(result, plain(len(static(result))), result.stage)
         raise Declined("a function of integers is wanted in float")
 
-    def _dequantize(self, grid: Grid) -> Stored:
+    def dequantize(self, grid: Grid) -> Stored:
         """Floats in ONNX's order; channels move to their place on the way."""
         stage = self.stage([grid.stored])
         shape = static(grid.stored)

@@ -157,6 +157,10 @@ ACCUMULATOR = Target(Type.S32, 1.0, 0, 0, 255)
 """The 32-bit sum as it is; no limits apply."""
 
 
+FLOAT = Target(Type.F32, 1.0, 0, 0, 255)
+"""Reals as they are; no limits apply."""
+
+
 @dataclass(frozen=True, eq=False)
 class Pending:
     """A real result of integers that is computed once the grid it goes to is known.

@@ -79,7 +79,7 @@ ptq_status ptq_conv_epilogue(const ptq_build *build, const ptq_node *node, ptq_c
     e->lookup = ptq_lut_choose(build);
   }
   if (function) {
-    PTQ_REQUIRE(!residual && !table, "a function beside a residual or a table");
+    PTQ_REQUIRE(narrow && !residual && !table, "a function of F32 or beside a residual or a table");
     e->has_function = true;
     e->dtype = PTQ_F32;
     status = ptq_read_function(build, function, y, limits, &e->function);

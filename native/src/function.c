@@ -9,7 +9,7 @@
 #include "requant.h"
 #include "versions.h"
 
-enum { PIECE = 1024 };
+enum { PIECE = 1024, LANES = 16 };
 
 /* Limits that compilers must not know: for known ones they split the loops below into branches,
  * which they then cannot vectorize. */
@@ -101,14 +101,35 @@ PTQ_INLINE void round_body(const ptq_function *f, const float *restrict x, int64
     y[i] = (uint8_t)(ptq_rint(ptq_clampf(x[i] * inverse, lo, hi)) + zero);
 }
 
+PTQ_INLINE void softmax_body(const float *restrict x, float *restrict y, int64_t n) {
+  const limits l = *limits_source;
+  float tops[LANES], sums[LANES] = {0}, top = x[0], sum = 0;
+  int64_t i = 0;
+  for (int32_t j = 0; j < LANES; j++) tops[j] = x[0];
+  for (; i + LANES <= n; i += LANES)
+    for (int32_t j = 0; j < LANES; j++) tops[j] = x[i + j] > tops[j] ? x[i + j] : tops[j];
+  for (int32_t j = 0; j < LANES; j++) top = tops[j] > top ? tops[j] : top;
+  for (; i < n; i++) top = x[i] > top ? x[i] : top;
+  for (i = 0; i < n; i++) y[i] = exponential(l, x[i] - top);
+  for (i = 0; i + LANES <= n; i += LANES)
+    for (int32_t j = 0; j < LANES; j++) sums[j] += y[i + j];
+  for (int32_t j = 0; i < n; i++, j++) sums[j] += y[i];
+  for (int32_t j = 0; j < LANES; j++) sum += sums[j];
+  for (i = 0; i < n; i++) y[i] /= sum;
+}
+
+PTQ_VERSIONS(softmax, (const float *x, float *y, int64_t n), (x, y, n))
 PTQ_VERSIONS(apply, (const ptq_function *f, float *x, int64_t n), (f, x, n))
 PTQ_VERSIONS(round, (const ptq_function *f, const float *x, int64_t n, uint8_t *y), (f, x, n, y))
+
+ptq_softmax_fn *ptq_softmax_choose(const ptq_build *build) { return PTQ_SELECT(build, softmax); }
 
 ptq_status ptq_read_function(const ptq_build *build, const ptq_value *constant, const ptq_value *y,
                              const int32_t limits[2], ptq_function *f) {
   PTQ_REQUIRE(constant->role == PTQ_CONSTANT && constant->dtype == PTQ_F32 && constant->count == 3,
               "the function is not three constant floats");
-  PTQ_REQUIRE(y->dtype == PTQ_U8, "only 8-bit outputs take a function");
+  PTQ_REQUIRE(y->dtype == PTQ_U8 || y->dtype == PTQ_F32,
+              "only outputs of 8 bits or F32 take a function");
   float numbers[3];
   memcpy(numbers, constant->data, sizeof numbers);
   PTQ_REQUIRE(numbers[0] >= 0 && numbers[0] < PTQ_FUNCTION_COUNT && isfinite(numbers[1]) &&
@@ -130,9 +151,10 @@ static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *c
   float *piece = (float *)(void *)scratch;
   for (int64_t task = begin; task < end; task++) {
     const int64_t first = task * PIECE, n = ptq_min(PIECE, node->in[0]->count - first);
-    memcpy(piece, in[0] + 4 * first, 4 * (size_t)n);
-    f->apply(f, piece, n);
-    f->round(f, piece, n, out[0] + first);
+    float *to = node->out[0]->dtype == PTQ_F32 ? (float *)(void *)out[0] + first : piece;
+    memcpy(to, in[0] + 4 * first, 4 * (size_t)n);
+    f->apply(f, to, n);
+    if (to == piece) f->round(f, piece, n, out[0] + first);
   }
   return PTQ_OK;
 }

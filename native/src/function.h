@@ -19,8 +19,13 @@ struct ptq_function {
   void (*round)(const ptq_function *f, const float *x, int64_t n, uint8_t *y);
 };
 
-/* Read the constant F32 [3] and the limits of the output, an 8-bit tensor. */
+/* Read the constant F32 [3] and the limits of the output, a tensor of 8 bits or F32, which has no
+ * limits. */
 ptq_status ptq_read_function(const ptq_build *build, const ptq_value *constant, const ptq_value *y,
                              const int32_t limits[2], ptq_function *f);
+
+/* y = exp(x - max x) / sum of these, n elements, summed in sixteen parts on every machine. */
+typedef void ptq_softmax_fn(const float *x, float *y, int64_t n);
+ptq_softmax_fn *ptq_softmax_choose(const ptq_build *build);
 
 #endif

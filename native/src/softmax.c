@@ -1,5 +1,8 @@
 /* Softmax over the last axis. exp() is a table over the 256 distances from the maximum, in fixed
- * point, so that the sum is exact whatever the order of its terms. */
+ * point, so that the sum is exact whatever the order of its terms. Of reals it is computed in
+ * float.
+ */
+#include "function.h"
 #include "requant.h"
 
 typedef struct {
@@ -7,6 +10,7 @@ typedef struct {
   uint32_t exponential[256]; /* of -distance * scale, in units of 2^-24 */
   float y_scale;
   int32_t y_zero;
+  ptq_softmax_fn *reals;
 } state;
 
 static void row(const state *s, const uint8_t *x, uint8_t *y) {
@@ -28,13 +32,24 @@ static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *c
   return PTQ_OK;
 }
 
+static ptq_status run_reals(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,
+                            int64_t begin, int64_t end, uint8_t *scratch) {
+  (void)scratch;
+  const state *s = node->state;
+  const float *x = (const float *)(const void *)in[0];
+  float *y = (float *)(void *)out[0];
+  for (int64_t i = begin; i < end; i++) s->reals(x + i * s->n, y + i * s->n, s->n);
+  return PTQ_OK;
+}
+
 ptq_status ptq_prepare_softmax(const ptq_build *build, ptq_node *node) {
   PTQ_REQUIRE(
       node->input_count == 1 && node->output_count == 1 && node->attr_count == 0 && node->in[0],
       "wrong number of operands");
   const ptq_value *x = node->in[0], *y = node->out[0];
-  PTQ_REQUIRE(x->dtype == PTQ_U8 && y->dtype == PTQ_U8 && ptq_same_dims(x, y) && x->rank >= 1,
-              "operands are not 8-bit of one shape");
+  PTQ_REQUIRE((x->dtype == PTQ_U8 || x->dtype == PTQ_F32) && y->dtype == x->dtype &&
+                  ptq_same_dims(x, y) && x->rank >= 1 && x->role != PTQ_CONSTANT,
+              "operands are not 8-bit or F32 of one shape");
   state *s = node->state = ptq_alloc(sizeof *s);
   if (!s) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
   s->n = x->dims[x->rank - 1];
@@ -45,5 +60,10 @@ ptq_status ptq_prepare_softmax(const ptq_build *build, ptq_node *node) {
   node->tasks = x->count / s->n;
   node->work = (double)x->count * 2;
   node->run = run;
+  if (x->dtype == PTQ_F32) {
+    s->reals = ptq_softmax_choose(build);
+    node->run = run_reals;
+    node->kernel = ptq_isa_name(build->isa);
+  }
   return PTQ_OK;
 }

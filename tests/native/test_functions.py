@@ -60,6 +60,15 @@ def test_formulas(kind: Function, dtype: Type) -> None:
     assert np.abs(found - steps).max() < 0.5 + 1e-4
 
 
+@pytest.mark.parametrize("kind", Function)
+def test_reals_are_wanted(kind: Function) -> None:
+    """As exact as single precision and the formulas for exp and erf let it be."""
+    x = np.linspace(-12, 12, 4001).astype(np.float32)
+    real = FORMULAS[kind](x.astype(np.float64), np.float32(0.3), np.float32(0.4))
+    found = Kernel(function_model(kind, x.size, Type.F32)).run([x])[0]
+    np.testing.assert_allclose(found, real, rtol=1e-6, atol=2e-6)
+
+
 def test_what_is_no_number_or_no_function() -> None:
     x = np.repeat(np.array([np.nan, np.inf, -np.inf], np.float32), 40)
     for kind in Function:
@@ -69,7 +78,7 @@ def test_what_is_no_number_or_no_function() -> None:
         np.testing.assert_array_equal(best, scalar)
     with pytest.raises(ModelError, match="unknown function"):
         Kernel(function_model(9, 3))
-    with pytest.raises(ModelError, match="only 8-bit outputs take a function"):
+    with pytest.raises(ModelError, match="only outputs of 8 bits or F32"):
         Kernel(function_model(0, 3, Type.S16))
 
 
@@ -82,9 +91,9 @@ main (float[2,5,7,6] x) => (float y) <
   wd = DequantizeLinear<axis=0>(w, sw, zw)
   c = CONV(xd, wd)
   FUNCTION
-  fq = QuantizeLinear(f, sy, zy)
-  y = DequantizeLinear(fq, sy, zy)
 }"""
+
+ROUNDED = "\n  fq = QuantizeLinear(f, sy, zy)\n  y = DequantizeLinear(fq, sy, zy)"
 
 CONVOLUTIONS = {
     "dense": ("Conv<pads=[1,1,1,1]>", (70, 5, 3, 3)),
@@ -109,8 +118,11 @@ FUNCTIONS = {
 }
 
 
-def graph(convolution: str, shape: tuple[int, ...], function: str) -> onnx.ModelProto:
-    model = parser.parse_model(BODY.replace("CONV", convolution).replace("FUNCTION", function))
+def graph(
+    convolution: str, shape: tuple[int, ...], function: str, end: str = ROUNDED
+) -> onnx.ModelProto:
+    body = BODY.replace("CONV", convolution).replace("FUNCTION", function + end)
+    model = parser.parse_model(body)
     rng = np.random.default_rng(0)
     transposed = convolution.startswith("ConvTranspose")
     channels = 1 if transposed else shape[0]
@@ -161,6 +173,37 @@ def test_what_stays_in_float_says_so(function: str, reason: str) -> None:
     assert any(reason in text for text in program.reasons.values())
     ours, theirs = program.run(feed())["y"], exact_session(model).run(None, feed())[0]
     assert np.abs(ours - theirs).max() <= 1.001 * 0.01
+
+
+GRIDS = """q = QuantizeLinear(c, sy, zy)
+  d = DequantizeLinear(q, sy, zy)
+  r = QuantizeLinear(c, sx, zx)
+  e = DequantizeLinear(r, sx, zx)
+  """
+REALS = {
+    "function": "y = Sigmoid(c)",
+    "function of a part": """one = Constant<value_ints=[1]>()
+  end = Constant<value_ints=[40]>()
+  s = Slice(c, one, end, one)
+  y = Tanh(s)""",
+    "Softmax": "y = Softmax<axis=1>(c)",
+    "Softmax of integers": GRIDS + "y = Softmax<axis=1>(d)",
+    "Concat": GRIDS + "y = Concat<axis=1>(d, e)",
+    "Softmax of a Concat": GRIDS + "j = Concat<axis=1>(d, e)\n  y = Softmax(j)",
+}
+
+
+@pytest.mark.parametrize("end", REALS)
+def test_reals_at_the_end_need_no_other_engine(end: str) -> None:
+    """The last operators of classifiers and detectors, which no grid follows."""
+    model = graph(*CONVOLUTIONS["dense"], REALS[end], end="")
+    program = native.compile(model)
+    assert not program.reasons
+    ours, theirs = program.run(feed())["y"], exact_session(model).run(None, feed())[0]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    for isa in native.kernels.isa_names():
+        other = native.compile(model, isa=isa, threads=2).run(feed())["y"]
+        np.testing.assert_array_equal(other, ours)
 
 
 def test_two_readers_of_the_sum() -> None:

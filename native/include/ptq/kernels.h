@@ -99,11 +99,11 @@ typedef enum {
   PTQ_ADD = 6,
   PTQ_SUB = 7,
   PTQ_MUL = 8,
-  /* x..., of any grid : axis */
+  /* x..., of any grid, or all of another type : axis */
   PTQ_CONCAT = 9,
   /* x, table U8 [256] or [C, 256] with C the last dimension of x */
   PTQ_LUT = 10,
-  /* x : last axis */
+  /* x, of 8 bits or F32 as y : over the last axis */
   PTQ_SOFTMAX = 11,
   /* x, tables S32 : spatial, linear.  Per spatial dimension of n outputs: n low indices, n high
    * indices, n weights of the high one in units of 1/2048. */
@@ -122,7 +122,8 @@ typedef enum {
   PTQ_QUANTIZE = 17,
   /* x U8|S8|S16|S32 [outer, inner, channels] -> F32 [outer, channels, inner] : the same */
   PTQ_DEQUANTIZE = 18,
-  /* x F32, function F32 [3] (a ptq_function, a, b) : lo, hi.  y = the function's value */
+  /* x F32, function F32 [3] (a ptq_function, a, b) : lo, hi.  y, of 8 bits or F32, is
+   * the function's value */
   PTQ_FUNCTION = 19,
   PTQ_KIND_COUNT = 20
 } ptq_kind;

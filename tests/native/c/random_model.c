@@ -174,7 +174,7 @@ static void make_function(random_model *m) {
   int32_t dims[] = {random_int(1, 40), random_int(1, 130)};
   put(m, add(m, PTQ_F32, PTQ_INPUT, 2, dims));
   put(m, add_function(m));
-  int32_t y = add(m, activation_type(), PTQ_OUTPUT, 2, dims);
+  int32_t y = add(m, pick(4) ? activation_type() : PTQ_F32, PTQ_OUTPUT, 2, dims);
   put(m, y);
   put_limits(m, m->tensors[y].dtype);
   finish(m, PTQ_FUNCTION, 2, 1);
@@ -314,8 +314,9 @@ static void make_lut(random_model *m) {
 
 static void make_softmax(random_model *m) {
   int32_t dims[] = {random_int(1, 9), random_int(1, 1100)};
-  put(m, add(m, activation_type(), PTQ_INPUT, 2, dims));
-  put(m, add(m, activation_type(), PTQ_OUTPUT, 2, dims));
+  int reals = pick(3) == 0;
+  put(m, add(m, reals ? PTQ_F32 : activation_type(), PTQ_INPUT, 2, dims));
+  put(m, add(m, reals ? PTQ_F32 : activation_type(), PTQ_OUTPUT, 2, dims));
   m->tensors[1].scale = 1.0f / 256;
   finish(m, PTQ_SOFTMAX, 1, 1);
 }

@@ -128,7 +128,8 @@ struct ptq_conv {
   int64_t group_weights, group_parameters;
   float *real; /* [groups][group_parameters] multipliers, in the order of the panels */
   ptq_multiplier *multiplier;
-  uint8_t *padding; /* one pixel of zero points */
+  uint8_t *padding;       /* one pixel of zero points */
+  const uint8_t *nothing; /* the same if they are zeros, which add nothing to a sum; else NULL */
   ptq_phase
       *gathered; /* the taps whose inputs are copied side by side, then one tap to the kernel */
   size_t gathered_bytes; /* of each */
@@ -143,6 +144,14 @@ struct ptq_conv {
 PTQ_INLINE int32_t ptq_panel_channel(int32_t width, int32_t lanes, int32_t position) {
   int32_t vectors = width / lanes, v = position / lanes, e = position % lanes;
   return e / 4 * (4 * vectors) + v * 4 + e % 4;
+}
+
+/* Whether a tap falls on padding for all of these pixels and adds nothing. */
+PTQ_INLINE bool ptq_skips_tap(const ptq_conv *c, const uint8_t *const *rows, int32_t count) {
+  if (rows[0] != c->nothing) return false;
+  for (int32_t i = 1; i < count; i++)
+    if (rows[i] != c->nothing) return false;
+  return true;
 }
 
 /* The epilogue of one pixel in plain C, for every rounding and type; acc in packed order, y and r

@@ -52,6 +52,10 @@ PTQ_INLINE PTQ_AMX void multiply(const ptq_conv *c, const ptq_phase *p, const in
   _tile_zero(2);
   _tile_zero(3);
   for (int32_t t = 0; t < p->taps; t++, rows += c->block_rows) {
+    if (ptq_skips_tap(c, rows, count)) {
+      w += c->steps * stride;
+      continue;
+    }
     const int64_t apart = common_stride(rows, count);
     for (int64_t k = 0; k < 4 * (int64_t)c->steps; k += TILE_BYTES, w += TILE_ROWS * stride) {
       if (apart) {

@@ -27,6 +27,10 @@ PTQ_INLINE PTQ_AVX512 __m512i broadcast4(const uint8_t *x) {
         c->epilogue.direct ? _mm512_loadu_si512(p->bias + parameter + 16 * j) \
                            : _mm512_setzero_si512(); \
     for (int32_t t = 0; t < p->taps; t++, rows += c->block_rows) { \
+      if (ptq_skips_tap(c, rows, M)) { \
+        w += bytes * 16 * N; \
+        continue; \
+      } \
       const uint8_t *x[M]; \
       PTQ_UNROLL for (int i = 0; i < M; i++) x[i] = rows[i]; \
       for (int64_t k = 0; k < bytes; k += 4, w += 64 * N) { \

@@ -28,7 +28,11 @@ PTQ_INLINE PTQ_256 void tile(const epilogue_256 *e, const ptq_conv *c, const ptq
   __m256i acc[ROWS][2];
   _Pragma("GCC unroll 8") for (int i = 0; i < m; i++)
       start(e->direct, p->bias + parameter, 2, acc[i]);
-  for (int32_t t = 0; t < p->taps; t++, rows += c->block_rows)
+  for (int32_t t = 0; t < p->taps; t++, rows += c->block_rows) {
+    if (ptq_skips_tap(c, rows, m)) {
+      w += bytes * 16;
+      continue;
+    }
     for (int64_t k = 0; k < bytes; k += 4, w += 64) {
       const __m256i w0 = load256(w), w1 = load256(w + 32);
       _Pragma("GCC unroll 8") for (int i = 0; i < m; i++) {
@@ -39,6 +43,7 @@ PTQ_INLINE PTQ_256 void tile(const epilogue_256 *e, const ptq_conv *c, const ptq
         acc[i][1] = dot(acc[i][1], x, w1);
       }
     }
+  }
   _Pragma("GCC unroll 8") for (int i = 0; i < m; i++)
       finish(e, c, p, panel, parameter, acc[i], 2, y[i], r[i]);
 }

@@ -128,6 +128,7 @@ ptq_status ptq_conv_pack(const ptq_build *build, const ptq_node *node, ptq_conv 
   if (c->depthwise) pixel = ptq_depthwise_padding(c);
   c->padding = ptq_alloc(pixel);
   if (!c->padding) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
+  c->nothing = c->in_zero == 0 ? c->padding : NULL;
   for (size_t i = 0; i < pixel; i++) {
     int16_t wide = (int16_t)c->in_zero;
     c->padding[i] = c->in_element == 1 ? (uint8_t)c->in_zero : ((const uint8_t *)&wide)[i % 2];

@@ -46,6 +46,37 @@ def channels_last(rank: int) -> tuple[int, ...]:
     return (0, *range(2, rank), 1) if rank > 2 else plain(rank)
 
 
+def reshaped_order(
+    shape: Sequence[int], order: Sequence[int], wanted: Sequence[int]
+) -> tuple[int, ...] | None:
+    """The order in which a tensor of `shape`, stored in `order`, holds its `wanted` shape.
+
+    None if elements must move: dimensions that join are then not stored one after the other.
+    """
+    stored = [d for d in order if shape[d] != 1]
+    rest = [d for d, n in enumerate(shape) if n != 1]
+    coming = [d for d, n in enumerate(wanted) if n != 1]
+    parts: dict[int, list[int]] = {}
+    while rest:  # the fewest dimensions on both sides that have the same product
+        joined, fresh = [rest.pop(0)], []
+        size, filled = shape[joined[0]], 1
+        while filled != size:
+            if filled < size:
+                fresh.append(coming.pop(0))
+                filled *= wanted[fresh[-1]]
+            else:
+                joined.append(rest.pop(0))
+                size *= shape[joined[-1]]
+        first = stored.index(joined[0])
+        if stored[first : first + len(joined)] != joined:
+            return None
+        parts[first] = fresh
+    found = [d for first in sorted(parts) for d in parts[first]]
+    if found == sorted(found):
+        return plain(len(wanted))
+    return (*(d for d, n in enumerate(wanted) if n == 1), *found)
+
+
 def known_shape(value: Value) -> tuple[int, ...] | None:
     """The shape if every dimension is a number."""
     dims = value.shape
@@ -226,13 +257,14 @@ class Lowering:
         raise Declined("a constant where a tensor belongs")
 
     def reshape(self, stored: Stored, shape: Sequence[int], stage: int) -> Stored:
-        """The same elements in ONNX's order under another shape."""
-        flat = self.arrange(stored, plain(len(static(stored))), stage)
+        """The same elements under another shape; a view where the stored order allows it."""
         shape = tuple(int(d) for d in shape)
-        result = Stored(
-            stored.dtype, shape, plain(len(shape)), stage, {}, stored.scale, stored.zero_point
-        )
-        result.ids[stage] = self._view(self.id(flat, stage), shape, stage)
+        order = reshaped_order(static(stored), stored.order, shape)
+        if order is None:
+            stored = self.arrange(stored, plain(len(static(stored))), stage)
+            order = plain(len(shape))
+        result = Stored(stored.dtype, shape, order, stage, {}, stored.scale, stored.zero_point)
+        result.ids[stage] = self._view(self.id(stored, stage), result.dims, stage)
         return result
 
     # -- conversions -----------------------------------------------------------------------------

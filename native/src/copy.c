@@ -8,6 +8,7 @@ typedef struct {
   int64_t dims[PTQ_MAX_RANK], src[PTQ_MAX_RANK], dst[PTQ_MAX_RANK]; /* strides in elements */
   int64_t src_offset, dst_offset, total;
   bool fills; /* the copy does not reach every element of the output */
+  bool rises; /* then each line lies behind the one before and fills the gap between them */
   uint8_t fill;
 } state;
 
@@ -30,22 +31,31 @@ static void copy_line(size_t element, uint8_t *y, int64_t dst, const uint8_t *x,
   }
 }
 
+static int64_t line_start(const state *s, const int64_t *stride, int64_t line, int64_t offset) {
+  for (int32_t d = s->rank - 2; d >= 0; d--) {
+    offset += line % s->dims[d] * stride[d];
+    line /= s->dims[d];
+  }
+  return offset;
+}
+
 static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,
                       int64_t begin, int64_t end, uint8_t *scratch) {
   (void)scratch;
   const state *s = node->state;
-  const int64_t size = (int64_t)s->element, n = s->dims[s->rank - 1];
-  if (s->fills) memset(out[0], s->fill, node->out[0]->bytes); /* one task only */
+  const int64_t size = (int64_t)s->element, n = s->dims[s->rank - 1], count = node->out[0]->count;
+  int64_t done = begin > 0 ? line_start(s, s->dst, begin - 1, s->dst_offset) + n : 0;
+  if (s->fills && !s->rises) memset(out[0], s->fill, node->out[0]->bytes); /* one task only */
   for (int64_t line = begin; line < end; line++) {
-    int64_t rest = line, from = s->src_offset, to = s->dst_offset;
-    for (int32_t d = s->rank - 2; d >= 0; d--) {
-      from += rest % s->dims[d] * s->src[d];
-      to += rest % s->dims[d] * s->dst[d];
-      rest /= s->dims[d];
-    }
+    const int64_t from = line_start(s, s->src, line, s->src_offset);
+    const int64_t to = line_start(s, s->dst, line, s->dst_offset);
+    if (s->rises) memset(out[0] + done * size, s->fill, (size_t)((to - done) * size));
     copy_line(s->element, out[0] + to * size, s->dst[s->rank - 1], in[0] + from * size,
               s->src[s->rank - 1], n);
+    done = to + n;
   }
+  if (s->rises && end == node->tasks)
+    memset(out[0] + done * size, s->fill, (size_t)((count - done) * size));
   return PTQ_OK;
 }
 
@@ -91,6 +101,16 @@ static void simplify(state *s) {
   }
 }
 
+/* Whether the lines of the output follow one another in memory without overlap. */
+static bool rising(const state *s) {
+  int64_t reach = 0; /* of the dimensions within */
+  for (int32_t d = s->rank - 1; d >= 0; d--) {
+    if (d == s->rank - 1 ? s->dst[d] != 1 : s->dst[d] <= reach) return false;
+    reach += (s->dims[d] - 1) * s->dst[d];
+  }
+  return true;
+}
+
 ptq_status ptq_prepare_copy(const ptq_build *build, ptq_node *node) {
   PTQ_REQUIRE(
       node->input_count == 1 && node->output_count == 1 && node->attr_count >= 4 && node->in[0],
@@ -122,7 +142,8 @@ ptq_status ptq_prepare_copy(const ptq_build *build, ptq_node *node) {
   simplify(s);
   x->keep = x->keep || x->role == PTQ_CONSTANT;
   node->tasks = s->total / s->dims[s->rank - 1];
-  node->work = s->fills ? 0 : (double)y->count;
+  s->rises = s->fills && rising(s);
+  node->work = s->fills && !s->rises ? 0 : (double)y->count;
   node->run = run;
   return PTQ_OK;
 }

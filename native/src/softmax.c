@@ -4,31 +4,37 @@
  */
 #include "function.h"
 #include "requant.h"
+#include "versions.h"
 
-typedef struct {
+typedef struct state {
   int64_t n;
   uint32_t exponential[256]; /* of -distance * scale, in units of 2^-24 */
   float y_scale;
   int32_t y_zero;
   ptq_softmax_fn *reals;
+  void (*row)(const struct state *s, const uint8_t *x, uint8_t *y);
 } state;
 
-static void row(const state *s, const uint8_t *x, uint8_t *y) {
+PTQ_INLINE void row_body(const state *s, const uint8_t *restrict x, uint8_t *restrict y) {
+  const int64_t n = s->n;
+  const int32_t zero = s->y_zero;
   uint8_t top = 0;
-  for (int64_t i = 0; i < s->n; i++) top = x[i] > top ? x[i] : top;
+  for (int64_t i = 0; i < n; i++) top = x[i] > top ? x[i] : top;
+  const uint32_t *table = s->exponential;
   uint64_t sum = 0;
-  for (int64_t i = 0; i < s->n; i++) sum += s->exponential[top - x[i]];
+  for (int64_t i = 0; i < n; i++) sum += table[top - x[i]];
   const float m = 1.0f / ((float)sum * s->y_scale);
-  for (int64_t i = 0; i < s->n; i++)
-    y[i] = (uint8_t)(s->y_zero + ptq_requant_float((int32_t)s->exponential[top - x[i]], m,
-                                                   -s->y_zero, 255 - s->y_zero));
+  for (int64_t i = 0; i < n; i++)
+    y[i] = (uint8_t)(zero + ptq_requant_float((int32_t)table[top - x[i]], m, -zero, 255 - zero));
 }
+
+PTQ_VERSIONS(row, (const state *s, const uint8_t *x, uint8_t *y), (s, x, y))
 
 static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,
                       int64_t begin, int64_t end, uint8_t *scratch) {
   (void)scratch;
   const state *s = node->state;
-  for (int64_t i = begin; i < end; i++) row(s, in[0] + i * s->n, out[0] + i * s->n);
+  for (int64_t i = begin; i < end; i++) s->row(s, in[0] + i * s->n, out[0] + i * s->n);
   return PTQ_OK;
 }
 
@@ -52,6 +58,7 @@ ptq_status ptq_prepare_softmax(const ptq_build *build, ptq_node *node) {
               "operands are not 8-bit or F32 of one shape");
   state *s = node->state = ptq_alloc(sizeof *s);
   if (!s) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
+  s->row = PTQ_SELECT(build, row);
   s->n = x->dims[x->rank - 1];
   s->y_scale = y->scale;
   s->y_zero = y->zero_point;

@@ -176,6 +176,8 @@ class Node:
     @property
     def bodies(self) -> dict[str, Graph]:
         """The graphs held by attributes (If, Loop, Scan), by attribute name."""
+        if not self.attrs:
+            return {}
         return {k: v for k, v in self.attrs.items() if isinstance(v, Graph)}
 
     def is_op(self, *ops: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import onnx
@@ -112,11 +113,23 @@ def write_type(
     if known is not None:
         info.CopyFrom(known)
     info.name = name
+    if known is None and value.dtype is not None and value.shape is not None:
+        info.type.CopyFrom(_tensor_type(value.dtype, value.shape))
+        return info
     if value.dtype is not None:
         info.type.tensor_type.elem_type = int(value.dtype)
     if value.shape is not None and info.type.WhichOneof("value") in (None, "tensor_type"):
         write_shape(value.shape, info.type.tensor_type.shape)
     return info
+
+
+@lru_cache
+def _tensor_type(dtype: DType, shape: Shape) -> onnx.TypeProto:
+    """The type of a tensor, made once: many of a model have the same."""
+    kind = onnx.TypeProto()
+    kind.tensor_type.elem_type = int(dtype)
+    write_shape(shape, kind.tensor_type.shape)
+    return kind
 
 
 def write_shape(shape: Shape, proto: onnx.TensorShapeProto) -> None:

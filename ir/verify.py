@@ -305,7 +305,7 @@ CHECKS: dict[str, Callable[[Part], Problems]] = {
 def _one_owner(parts: list[Part]) -> Problems:
     """No value belongs to two graphs: bodies see outer values only as captures."""
     owners: dict[Value, Graph] = {}
-    for part in parts:
+    for part in parts if len(parts) > 1 else ():
         for value in part.values:
             owner = owners.setdefault(value, part.graph)
             if owner is not part.graph:

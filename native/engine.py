@@ -27,14 +27,14 @@ def version() -> str:
     return f"{installed('ptq-opt')} {best_isa()}"
 
 
-def opened(graph: Graph, path: Path, threads: int) -> Session:
+def opened(path: Path, threads: int) -> Session:
     """A program; inputs that the graph does not have may be fed."""
-    program = _compiled(graph, threads)
+    program = _compiled(path, threads)
     return lambda feeds: program.run({name: feeds[name] for name in program.inputs})
 
 
-def _compiled(graph: Graph, threads: int) -> Program:
-    return compile(graph, threads=threads or os.cpu_count() or 1)
+def _compiled(model: Graph | Path, threads: int) -> Program:
+    return compile(model, threads=threads or os.cpu_count() or 1)
 
 
 class Profile:

@@ -23,6 +23,8 @@ from .units import Unit, find_units, makers_and_readers
 
 SECONDS = 2.0
 """How long whole runs are timed."""
+PROFILED = 20.0
+"""Seconds after which models run no more, once each ran a few times."""
 LAYOUT = ("ReorderInput", "ReorderOutput", "Reorder", "Transpose", *CONVERSIONS, "FakeQuantize")
 """What engines put between operators; no part of their time unless they are that themselves."""
 PRODUCTS = re.compile("Conv|Gemm|MatMul|FullyConnected")
@@ -39,7 +41,7 @@ class Measure(Pass):
     longer than what it tells of: times are scaled to those of whole runs without one.
 
     Attributes:
-        runs: of each model; the mean of the fastest quarter counts.
+        runs: of each model, fewer where it takes long; the mean of the fastest quarter counts.
         threads: of each session; 0 for one per core.
     """
 
@@ -64,7 +66,9 @@ class Measure(Pass):
         feeds = next(iter(context.samples or random_samples(graph.inputs, 1, context.seed)))
         with context.progress("timing operators", None):
             graphs = variants(copy, units, context)
-            events = profile(engine, graphs, feeds, threads=self.threads, runs=self.runs)
+            events = profile(
+                engine, graphs, feeds, threads=self.threads, runs=self.runs, seconds=PROFILED
+            )
             conversions = time_conversions(context.target, self.threads, self.runs)
             named = {str(k): graph for k, graph in enumerate(graphs)}
             whole = latencies(engine, named, feeds, threads=self.threads, seconds=SECONDS)

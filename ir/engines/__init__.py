@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import platform
 import re
 import statistics
@@ -15,6 +16,7 @@ from typing import Any, Protocol, cast
 
 from ..errors import UsageError
 from ..graph import Graph
+from ..onnx_io import save
 from ..tensor import Array
 
 Feeds = Mapping[str, Array]
@@ -80,13 +82,22 @@ def latencies(
     Raises:
         ModelError: the engine refuses a graph.
     """
-    adapter = _adapter(engine)
     with tempfile.TemporaryDirectory() as folder:
-        sessions = {
-            name: adapter.opened(graph, Path(folder) / f"{k}.onnx", threads)
-            for k, (name, graph) in enumerate(graphs.items())
-        }
+        sessions = {}
+        for k, (name, graph) in enumerate(graphs.items()):
+            path = Path(folder) / f"{k}.onnx"
+            save(graph, path)
+            sessions[name] = opened(engine, path, threads)
         return interleaved(sessions, feeds, seconds, alone=threads == 1)
+
+
+def opened(engine: str, path: Path, threads: int) -> Session:
+    """A session of a file; inputs that the graph does not have may be fed.
+
+    Raises:
+        ModelError: the engine refuses the file.
+    """
+    return _adapter(engine).opened(path, threads)
 
 
 def interleaved(
@@ -113,9 +124,23 @@ def interleaved(
 
 
 def profile(
-    engine: str, graphs: Sequence[Graph], feeds: Feeds, *, threads: int, runs: int
+    engine: str,
+    graphs: Sequence[Graph],
+    feeds: Feeds,
+    *,
+    threads: int,
+    runs: int,
+    seconds: float = math.inf,
 ) -> list[list[Event]]:
-    """The operators of each graph with their median times; the graphs run in turn.
+    """The operators of each graph with their times; the graphs run in turn.
+
+    Args:
+        engine: a key of `PACKAGES` that is `installed`.
+        graphs: quantized ones in Q/DQ form.
+        feeds: one sample.
+        threads: of each session; 0 for one per core.
+        runs: of each graph, after one that is not counted.
+        seconds: bound of the whole, once each graph has run `MIN_ROUNDS` times.
 
     Raises:
         ModelError: the engine refuses a graph.
@@ -126,7 +151,10 @@ def profile(
             adapter.Profile(graph, Path(folder) / f"{k}.onnx", threads)
             for k, graph in enumerate(graphs)
         ]
-        for _ in range(runs + 1):
+        begin = time.perf_counter()
+        for count in range(runs + 1):
+            if count > MIN_ROUNDS and time.perf_counter() - begin > seconds:
+                break
             for each in profiles:
                 each.run(feeds)
         return [each.events() for each in profiles]
@@ -153,8 +181,8 @@ class Adapter(Protocol):
     def version(self) -> str:
         """The engine's version."""
 
-    def opened(self, graph: Graph, path: Path, threads: int) -> Session:
-        """A session of `graph`, kept at `path`; `ModelError` when the engine refuses it."""
+    def opened(self, path: Path, threads: int) -> Session:
+        """A session of a file; `ModelError` when the engine refuses it."""
 
 
 def _adapter(engine: str) -> Adapter:

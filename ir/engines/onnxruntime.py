@@ -20,9 +20,8 @@ def version() -> str:
     return str(ort.__version__)
 
 
-def opened(graph: Graph, path: Path, threads: int) -> Session:
+def opened(path: Path, threads: int) -> Session:
     """A session; inputs that the graph does not have may be fed."""
-    save(graph, path)
     session = _session(path, threads)
     names = {info.name for info in session.get_inputs()}
     return lambda feeds: session.run(None, {k: v for k, v in feeds.items() if k in names})

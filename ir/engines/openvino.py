@@ -20,9 +20,8 @@ def version() -> str:
     return str(openvino.__version__)
 
 
-def opened(graph: Graph, path: Path, threads: int) -> Session:
+def opened(path: Path, threads: int) -> Session:
     """A session; inputs that the graph does not have may be fed."""
-    save(graph, path)
     request = _request(path, threads)
     return lambda feeds: request.infer(_by_position(request, feeds))
 

@@ -25,6 +25,28 @@ def test_a_light_model(command: object, tmp_path: Path) -> None:
     assert (tmp_path / "j").exists()
 
 
+def test_files_are_made_first_and_timed_later(tmp_path: Path) -> None:
+    words = [*LIGHT, "--seconds=0.01", "--cache", str(tmp_path), "--peers="]
+    made = CliRunner().invoke(placing.main, [*words, "--stage=make"], catch_exceptions=False)
+    assert (made.exit_code, made.output) == (0, "")
+    file = next(tmp_path.glob("*/ort-cpu-placed.onnx"))
+    written = file.stat().st_mtime_ns
+    timed = CliRunner().invoke(placing.main, [*words, "--stage=time"], catch_exceptions=False)
+    assert "placed" in timed.output
+    assert file.stat().st_mtime_ns == written
+
+
+def test_a_file_that_the_engine_refuses_is_an_error(tmp_path: Path) -> None:
+    words = [*LIGHT, "--seconds=0.01", "--cache", str(tmp_path), "--peers="]
+    CliRunner().invoke(placing.main, [*words, "--stage=make"], catch_exceptions=False)
+    folder = next(tmp_path.glob("*/ort-cpu-placed.onnx")).parent
+    (folder / "ort.onnx").write_bytes(b"no model")
+    (folder / "ort.json").write_text("{}")
+    words[-1] = "--peers=ort"
+    timed = CliRunner().invoke(placing.main, [*words, "--stage=time"], catch_exceptions=False)
+    assert "  ort: ModelError: ONNX Runtime refuses the model" in timed.output
+
+
 def test_what_is_faster_than_the_placed_file_is_a_miss() -> None:
     times = {FLOAT: 5.0, INTEGER: 4.0, PLACED: 4.1, "ort": 3.0}
     found = Placed("m", "placed", times, {PLACED: (1, 2)})

@@ -110,7 +110,7 @@ class Islands(Pass):
             for unit, integer in zip(found.units, choice, strict=False):
                 unit.integer = integer
             annotate(found.units, spans, context.target)
-            graphs[tuple(choice)] = deployed(graph, context.target)
+            graphs[tuple(choice)] = deployed(graph, context.target, just_planned=True)
         names = {str(k): each for k, each in enumerate(graphs.values())}
         samples = context.samples or random_samples(graph.inputs, 1, context.seed)
         taken = latencies(

@@ -126,7 +126,7 @@ def variants(graph: Graph, units: list[Unit], context: Context) -> list[Graph]:
         for unit, integer in zip(units, choice, strict=True):
             unit.integer = integer
         annotate(units, spans, context.target)
-        graphs.append(deployed(graph, context.target))
+        graphs.append(deployed(graph, context.target, just_planned=True))
     return graphs
 
 

@@ -164,6 +164,14 @@ def test_timed_in_onnx_runtime() -> None:
     assert found["kept"] == fastest(found["timed_us"])
 
 
+def test_sums_that_would_not_fit_32_bits_with_the_scales_of_the_plan() -> None:
+    graph = net(BODY, "float[1,8,8,8] x", w=1e-20 * noise(8, 8, 1, 1))
+    conv = next(node for node in graph.order() if node.op == "Conv")
+    graph.set_input(conv, 2, graph.constant(noise(8)))
+    found = place(graph, target(engine="onnxruntime"), seconds=0.01).results["islands"]
+    assert all(time > 0 for time in found["timed_us"].values())
+
+
 def test_a_target_without_engine_is_not_timed() -> None:
     context = place(network(), target())
     assert context.results["islands"]["timed_us"] == {}

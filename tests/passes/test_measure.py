@@ -62,6 +62,14 @@ def test_what_is_between_products_is_timed_among_those_of_the_other_precision() 
     assert conv.float_apart is conv.integers_apart is None
 
 
+def test_sums_that_would_not_fit_32_bits_with_the_scales_of_the_plan() -> None:
+    graph = net("y = Conv (x, w, b)", IMAGE, w=1e-20 * noise(32, 32, 1, 1), b=noise(32))
+    context = Context(find_target("ort-cpu"), calibration=known(graph))
+    Measure(runs=2).run(graph, context)
+    assert context.timings is not None
+    assert all(r.in_integers for r in context.timings.rows if r.kind == "Conv 1x1")
+
+
 def test_variants_of_a_network() -> None:
     graph = residual()
     context = Context(find_target("ort-cpu"), calibration=known(graph))

@@ -96,7 +96,8 @@ class Placing:
         save(self._all_in_integers(graph, context), self.file(INTEGER).with_suffix(".onnx"))
         clear(graph)
         Islands(seconds=self.seconds).run(graph, context)
-        save(deployed(graph, self.target), self.file(PLACED).with_suffix(".onnx"))
+        placed = deployed(graph, self.target, just_planned=True)
+        save(placed, self.file(PLACED).with_suffix(".onnx"))
         self.file(PLACED).with_suffix(".json").write_text(json.dumps(context.results["islands"]))
         for peer in self.peers:
             run_peer(peer, self.case, self.python)
@@ -106,7 +107,7 @@ class Placing:
         for unit in units:
             unit.integer = not unit.reason
         annotate(units, spans, context.target)
-        return deployed(graph, self.target)
+        return deployed(graph, self.target, just_planned=True)
 
     def time(self) -> Placed:
         """Run the files in turn."""

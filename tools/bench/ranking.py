@@ -90,7 +90,7 @@ def rank(graph: Graph, context: Context, count: int, seconds: float) -> tuple[li
         for unit, integer in zip(units, choice, strict=False):
             unit.integer = integer
         annotate(units, spans, target)
-        graphs[str(k)] = deployed(graph, target)
+        graphs[str(k)] = deployed(graph, target, just_planned=True)
     assert context.samples is not None
     feeds = next(iter(context.samples))
     taken = latencies(target.engine, graphs, feeds, threads=1, seconds=seconds)

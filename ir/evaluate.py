@@ -175,7 +175,10 @@ class Runner:
         options.add_external_initializers(list(outside.arrays), held)
         try:
             return ort.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                model.SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=["WeightBiasQuantization"],  # makes int8 of float weights
             )
         except Exception as error:
             raise self._explained(error, ModelError) from None

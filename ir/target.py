@@ -77,6 +77,8 @@ class Target:
         requantize: rounding of the int32 sum to the output grid, see docs/kernels.md.
         saturating_pairs: products of neighbouring weights are summed in saturating int16 (x86
             before VNNI), so weights that can overflow it lose a bit.
+        rounds_float_weights: the engine makes int8 of the weights of a float product between
+            quantized tensors, unless it is kept from that.
         costs: see `Costs`.
         engine: what runs its files on this machine: a key of `engines.PACKAGES`, or nothing.
         timings: times that were measured; they have precedence over `costs`.
@@ -97,6 +99,7 @@ class Target:
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     requantize: Literal["float", "fixed", "gemmlowp"] = "float"
     saturating_pairs: bool = False
+    rounds_float_weights: bool = False
     costs: Costs = Costs()
     engine: str = ""
     timings: Timings = NO_TIMINGS
@@ -211,6 +214,7 @@ def read_target(path: Path) -> Target:
         fused={k: tuple(v) for k, v in reader.section("fused").rest(list).items()},
         requantize=arithmetic.take("requantize", str, "float", ("float", "fixed", "gemmlowp")),
         saturating_pairs=arithmetic.take("saturating-pairs", bool, False),
+        rounds_float_weights=arithmetic.take("rounds-float-weights", bool, False),
         costs=_costs(reader.section("costs")),
         engine=reader.take("engine", str, "", ("", *PACKAGES)),
     )

@@ -10,6 +10,7 @@ import numpy as np
 from ..ir import DType, Graph, Node, QuantInfo, Tensor, Value
 from ..ir.target import Target
 from .base import Context, Pass
+from .float_products import keep_in_float
 from .opset import raise_opset
 from .qoperator import write_qoperator
 from .sums import bias_grid, check_sums
@@ -44,6 +45,8 @@ class Quantize(Pass):
         """Rewrite the graph."""
         check_sums(graph, context.target)
         context.report.rewritten = write_qdq(graph, context.target)
+        if context.target.rounds_float_weights:
+            keep_in_float(graph)
         if self.format == "qoperator":
             merged = write_qoperator(graph, context.target)
             context.report.note(f"{merged} operators read and return integers")

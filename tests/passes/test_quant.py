@@ -1,12 +1,16 @@
 """What a plan looks like written out, and that ONNX Runtime computes what it says."""
 
 import numpy as np
+import onnxruntime as ort
+import pytest
 from rewriting import net, noise, operand, ops
 
 from ptq_opt.ir import DType, Graph, Value, grid, save
 from ptq_opt.ir.evaluate import Runner
+from ptq_opt.ir.onnx_save import save_model
 from ptq_opt.ir.samples import random_samples
 from ptq_opt.ir.target import find_target
+from ptq_opt.ir.tensor import Array
 from ptq_opt.ir.verify import verify
 from ptq_opt.passes import Context
 from ptq_opt.passes.quant import Quantize, write_qdq
@@ -163,6 +167,36 @@ def test_a_target_may_keep_biases_in_float() -> None:
     conv = next(node for node in graph if node.op == "Conv")
     assert operand(conv, 2).dtype is DType.FLOAT
     assert operand(conv, 2).is_constant
+
+
+@pytest.mark.parametrize("clamp", ["", "r = Relu(p)"])
+@pytest.mark.parametrize(
+    ("product", "weights"),
+    [
+        ("Conv", noise(8, 8, 3, 3)),
+        ("Conv <group = 8>", noise(8, 1, 3, 3)),
+        ("ConvTranspose", noise(8, 6, 2, 2)),
+    ],
+)
+def test_what_is_in_float_is_computed_in_float(product: str, weights: Array, clamp: str) -> None:
+    """ONNX Runtime would make int8 of these weights, with one scale for all of them."""
+    weights[0] *= 100
+    names = ["p", "r"] if clamp else ["p"]
+    body = f"a = Sigmoid(x)\n p = {product} (a, v)\n {clamp}\n y = LeakyRelu({names[-1]})"
+    grids = {"x": (-3.0, 3.0), "a": (0.0, 1.0), names[-1]: (-300.0, 300.0), "y": (-3.0, 300.0)}
+    floats = f"{product.split()[0]} Relu"
+    graph = planned(body, grids, floats, inputs="float[1,8,8,8] x", v=weights)
+    Quantize().run(graph, Context(TARGET))
+    verify(graph)
+    feeds = {"x": noise(1, 8, 8, 8)}
+    model = save_model(graph)
+    plain = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    literal = ort.InferenceSession(model.SerializeToString(), options)
+    step = float(graph.outputs[0].producer.inputs[1].numpy())
+    difference = plain.run(None, feeds)[0] - literal.run(None, feeds)[0]
+    assert np.abs(difference).max() <= 1.01 * step, "a tie at most"
 
 
 def test_the_opset_rises_to_what_the_grids_need() -> None:

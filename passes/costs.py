@@ -119,18 +119,37 @@ def unit_times(unit: Unit, target: Target) -> Times:
 def conversion_times(value: Value, target: Target) -> tuple[float, float]:
     """Nanoseconds to quantize and to dequantize a tensor."""
     size, timings = elements(value), target.timings
-    rough = {
-        "QuantizeLinear": target.costs.quantize,
-        "DequantizeLinear": target.costs.dequantize,
-    }
-    image = value.rank == 4  # engines keep them in layouts of their own
+    rough = (
+        ("QuantizeLinear", target.costs.quantize),
+        ("DequantizeLinear", target.costs.dequantize),
+    )
     quantize, dequantize = (
         found[0]
-        if (found := timings.find(op + " image" * image, str(size), size, integer=True))
+        if (found := timings.find(op, str(size), size, integer=True))
         else per_element * size * timings.pace(integer=True)
-        for op, per_element in rough.items()
+        for op, per_element in rough
     )
     return quantize, dequantize
+
+
+def layout_times(value: Value, target: Target) -> tuple[float, float]:
+    """Nanoseconds to bring an image from the layout of float convolutions to that of integer ones.
+
+    And back: what converting it between two of them takes longer than converting it by itself.
+    Nothing where that was not measured.
+    """
+    if value.rank != 4:
+        return 0.0, 0.0
+    size, key = elements(value), str(elements(value))
+    there, back = (
+        max(image[0] - by_itself, 0.0)
+        if (image := target.timings.find(f"{op} image", key, size, integer=True))
+        else 0.0
+        for op, by_itself in zip(
+            ("QuantizeLinear", "DequantizeLinear"), conversion_times(value, target), strict=True
+        )
+    )
+    return there, back
 
 
 def estimate(unit: Unit, target: Target) -> tuple[float, float]:

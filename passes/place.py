@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ import numpy as np
 from ..ir import Graph, Value
 from ..ir.target import Target
 from ..ir.timings import Source
-from .costs import Times, conversion_times, unit_times
+from .costs import FREE, Times, conversion_times, layout_times, unit_times
 from .placement import Link, Problem
 from .quantized import brought_grid
 from .units import Unit, data_inputs, makers_and_readers
@@ -86,29 +86,55 @@ class Places:
 
 
 def places(units: list[Unit], graph: Graph, target: Target) -> Places:
-    """State the problem of placing `units`: shared conversions, no kernel, the graph's ends."""
+    """State the problem of placing `units`: conversions, layouts, no kernel, the graph's ends."""
     problem = Problem()
     times = [unit_times(unit, target) for unit in units]
     for time in times:
         problem.add(time.in_float, time.in_integers)
     outside = problem.add(0.0, np.inf)
     maker, reader = makers_and_readers(units)
-    touching: list[list[int]] = [[] for _ in range(outside + 1)]
+    shapers = _shapers(graph, units, maker, outside)
     for value in [*graph.inputs, *maker]:
         users = [reader.get(node, outside) for node, _ in value.uses]
         if not users or value.const is not None:
             continue
-        home = maker.get(value, outside)
-        for k in {home, *users}:
-            touching[k].append(len(problem.links))
-        problem.links.append(_link(value, home, users, units, target))
+        problem.links.append(_link(value, maker.get(value, outside), users, units, target))
+        shaped = tuple(k for k in dict.fromkeys(users) if k < outside and _has_layout(units[k]))
+        if value in shapers and shaped and any(layout := layout_times(value, target)):
+            problem.links.append(Link(shapers[value], shaped, *layout))
     for k, time in enumerate(times):
         if any(time.apart):
             home = maker.get(data_inputs(units[k].node)[0][1], outside)
-            for j in {home, k}:
-                touching[j].append(len(problem.links))
             problem.links.append(Link(home, (k,), time.apart[1], time.apart[0]))
+    touching: list[list[int]] = [[] for _ in range(outside + 1)]
+    for number, link in enumerate(problem.links):
+        for k in {link.producer, *link.consumers}:
+            touching[k].append(number)
     return Places(units, problem, times, touching)
+
+
+def _has_layout(unit: Unit) -> bool:
+    """True for what engines compute on images in a layout of their own, another in integers."""
+    return unit.node.is_op("Conv", "ConvTranspose") and unit.node.output.rank == 4
+
+
+def _shapers(
+    graph: Graph, units: Sequence[Unit], maker: Mapping[Value, int], outside: int
+) -> dict[Value, int]:
+    """Image -> the convolution in whose layout it is; `outside` for what the caller feeds.
+
+    What is between convolutions takes images in any layout and leaves them in it; where it has
+    several, in that of the latest.
+    """
+    found = {value: outside for value in graph.inputs if value.rank == 4}
+    for value, k in maker.items():
+        if _has_layout(units[k]):
+            found[value] = k
+        elif value.rank == 4 and not units[k].node.is_op(*FREE, "Transpose"):
+            before = [found[v] for _, v in data_inputs(units[k].node) if v in found]
+            if before:
+                found[value] = max(before, key=lambda shaper: (shaper != outside, shaper))
+    return found
 
 
 def _link(

@@ -10,7 +10,14 @@ from ptq_opt.ir import DType, Graph
 from ptq_opt.ir.target import Costs, Target, find_target
 from ptq_opt.ir.tensor import Array
 from ptq_opt.ir.timings import Timing, Timings
-from ptq_opt.passes.costs import Times, conversion_times, kind_of, operations, unit_times
+from ptq_opt.passes.costs import (
+    Times,
+    conversion_times,
+    kind_of,
+    layout_times,
+    operations,
+    unit_times,
+)
 from ptq_opt.passes.units import Unit, find_units
 
 
@@ -91,15 +98,20 @@ def test_an_operator_without_a_kernel_takes_for_ever() -> None:
     assert unit_times(erf, target) == Times(90.0, np.inf, "measured")
 
 
-def test_conversions_of_images_have_times_of_their_own() -> None:
+def test_conversions_and_changes_of_layout() -> None:
+    """What an image takes longer between two convolutions is the change of its layout."""
     rows = [
         Timing("QuantizeLinear", "2048", 2048, None, 10.0),
         Timing("QuantizeLinear image", "2048", 2048, None, 30.0),
+        Timing("DequantizeLinear image", "2048", 2048, None, 1.0),
     ]
     conv, relu = (
         unit("y = Conv (x, w)", w=noise(4, 8, 1, 1)),
         unit("y = Relu (x)", "float[8,256] x"),
     )
     estimated = 0.25 * 2048 * 3.0
-    assert conversion_times(conv.node.inputs[0], timed(*rows)) == (30.0, estimated)
-    assert conversion_times(relu.node.inputs[0], timed(*rows)) == (10.0, estimated)
+    for each in (conv, relu):
+        assert conversion_times(each.node.inputs[0], timed(*rows)) == (10.0, estimated)
+    assert layout_times(conv.node.inputs[0], timed(*rows)) == (20.0, 0.0)
+    assert layout_times(relu.node.inputs[0], timed(*rows)) == (0.0, 0.0)
+    assert layout_times(conv.node.inputs[0], timed()) == (0.0, 0.0)

@@ -4,7 +4,7 @@
 
 #include "requant.h"
 
-enum { PIECE = 16384 };
+enum { PIECE = 16384, ASIDE = 2048 };
 
 void ptq_lut_scalar(const uint8_t *table, const uint8_t *x, uint8_t *y, int64_t n) {
   for (int64_t i = 0; i < n; i++) y[i] = table[x[i]];
@@ -92,22 +92,43 @@ typedef struct {
   part parts[];
 } concat_state;
 
+/* Short copies by themselves: a call would take longer than they do. */
+PTQ_INLINE void put(uint8_t *y, const uint8_t *x, int64_t n) {
+  enum { VECTOR = 16 };
+  for (; n >= VECTOR; n -= VECTOR, y += VECTOR, x += VECTOR) memcpy(y, x, VECTOR);
+  for (; n > 0; n--) *y++ = *x++;
+}
+
+/* One operand of some rows. Its short rows are looked up side by side, then put where they belong.
+ */
+static void join(const concat_state *s, const part *p, const uint8_t *x, uint8_t *y, int64_t rows,
+                 uint8_t *side) {
+  const int64_t most = ptq_max(1, ASIDE / p->bytes);
+  for (int64_t row = 0; row < rows; row += most) {
+    const int64_t n = ptq_min(most, rows - row);
+    const uint8_t *from = x + row * p->bytes;
+    uint8_t *to = y + row * s->row;
+    if (p->bytes > ASIDE / 2) { /* a row at a time */
+      if (p->same)
+        memcpy(to, from, (size_t)p->bytes);
+      else
+        s->lookup(p->table, from, to, p->bytes);
+      continue;
+    }
+    if (!p->same) {
+      s->lookup(p->table, from, side, n * p->bytes);
+      from = side;
+    }
+    for (int64_t i = 0; i < n; i++) put(to + i * s->row, from + i * p->bytes, p->bytes);
+  }
+}
+
 static ptq_status run_concat(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,
                              int64_t begin, int64_t end, uint8_t *scratch) {
-  (void)scratch;
   const concat_state *s = node->state;
-  for (int64_t outer = begin; outer < end; outer++) {
-    uint8_t *y = out[0] + outer * s->row;
-    for (int32_t i = 0; i < node->input_count; i++) {
-      const part *p = &s->parts[i];
-      const uint8_t *x = in[i] + outer * p->bytes;
-      if (p->same)
-        memcpy(y, x, (size_t)p->bytes);
-      else
-        s->lookup(p->table, x, y, p->bytes);
-      y += p->bytes;
-    }
-  }
+  uint8_t *y = out[0] + begin * s->row;
+  for (int32_t i = 0; i < node->input_count; y += s->parts[i++].bytes)
+    join(s, &s->parts[i], in[i] + begin * s->parts[i].bytes, y, end - begin, scratch);
   return PTQ_OK;
 }
 
@@ -145,6 +166,7 @@ ptq_status ptq_prepare_concat(const ptq_build *build, ptq_node *node) {
   node->tasks = outer;
   node->work = (double)y->bytes / 8;
   node->run = run_concat;
+  node->scratch = ASIDE + PTQ_SLACK;
   node->kernel = ptq_lut_name(s->lookup);
   return PTQ_OK;
 }

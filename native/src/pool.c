@@ -7,7 +7,8 @@
 typedef struct {
   int32_t in[3], out[3], kernel[3], stride[3], dilation[3], pad[3], end[3];
   int32_t channels;
-  size_t taps; /* of a whole window */
+  int64_t reach; /* from the first to the last column of a window */
+  size_t taps;   /* of a whole window */
   bool include_pad;
   ptq_requant mode;
   float scale; /* input over output */
@@ -61,38 +62,39 @@ static void finish_exactly(const state *s, uint8_t *y, const int32_t *sum, int32
                                                 255 - s->y_zero));
 }
 
-/* Window positions of output `o` along dimension d that lie inside the input, and how many the
+/* Per dimension, the window positions of an output that lie inside the input, and how many the
  * average counts when it includes the padding. */
-static void window(const state *s, int32_t d, int64_t o, int64_t *first, int64_t *last,
-                   int64_t *counted) {
+typedef struct {
+  int64_t first[3], last[3], counted[3];
+} window;
+
+static void find_window(const state *s, int32_t d, int64_t o, window *w) {
   int64_t origin = o * s->stride[d] - s->pad[d];
   int64_t step = s->dilation[d];
-  *first = origin < 0 ? (-origin + step - 1) / step : 0;
-  *last = origin >= s->in[d] ? 0 : ptq_min(s->kernel[d], (s->in[d] - 1 - origin) / step + 1);
+  w->first[d] = origin < 0 ? (-origin + step - 1) / step : 0;
+  w->last[d] = origin >= s->in[d] ? 0 : ptq_min(s->kernel[d], (s->in[d] - 1 - origin) / step + 1);
   int64_t limit = s->in[d] + s->end[d];
-  *counted = origin >= limit ? 0 : ptq_min(s->kernel[d], (limit - 1 - origin) / step + 1);
+  w->counted[d] = origin >= limit ? 0 : ptq_min(s->kernel[d], (limit - 1 - origin) / step + 1);
 }
 
-static void pool_pixel(const ptq_node *node, const state *s, const uint8_t *x, const int64_t at[3],
-                       uint8_t *y, int32_t *sum, const uint8_t **taps) {
-  int64_t first[3], last[3], counted[3], all = 1, real = 0;
-  for (int32_t d = 0; d < 3; d++) {
-    window(s, d, at[d], &first[d], &last[d], &counted[d]);
-    all *= counted[d];
-  }
-  for (int64_t a = first[0]; a < last[0]; a++)
-    for (int64_t b = first[1]; b < last[1]; b++)
-      for (int64_t c = first[2]; c < last[2]; c++) {
+static int64_t find_taps(const state *s, const window *w, const uint8_t *x, const int64_t at[3],
+                         const uint8_t **taps) {
+  int64_t real = 0;
+  for (int64_t a = w->first[0]; a < w->last[0]; a++)
+    for (int64_t b = w->first[1]; b < w->last[1]; b++)
+      for (int64_t c = w->first[2]; c < w->last[2]; c++) {
         int64_t z = at[0] * s->stride[0] - s->pad[0] + a * s->dilation[0];
         int64_t v = at[1] * s->stride[1] - s->pad[1] + b * s->dilation[1];
         int64_t u = at[2] * s->stride[2] - s->pad[2] + c * s->dilation[2];
         taps[real++] = x + ((z * s->in[1] + v) * s->in[2] + u) * s->channels;
       }
-  if (node->kind == PTQ_MAX_POOL) {
-    s->maximum(y, taps, real, s->channels);
-    return;
-  }
+  return real;
+}
+
+static void average_taps(const state *s, const window *w, const uint8_t *const *taps, int64_t real,
+                         uint8_t *y, int32_t *sum) {
   s->accumulate(sum, taps, real, s->channels);
+  const int64_t all = w->counted[0] * w->counted[1] * w->counted[2];
   int32_t offset = (int32_t)(real * s->x_zero);
   float m = s->scale / (float)ptq_max(1, s->include_pad ? all : real);
   if (s->mode == PTQ_REQUANT_FLOAT)
@@ -101,17 +103,37 @@ static void pool_pixel(const ptq_node *node, const state *s, const uint8_t *x, c
     finish_exactly(s, y, sum, offset, m);
 }
 
+/* Behind a whole window the next one's taps are a stride further. */
 static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,
                       int64_t begin, int64_t end, uint8_t *scratch) {
   const state *s = node->state;
   const uint8_t **taps = (const uint8_t **)(void *)scratch;
   int32_t *sum = (int32_t *)(void *)(scratch + s->taps * sizeof *taps);
-  int64_t image = (int64_t)s->in[0] * s->in[1] * s->in[2] * s->channels;
+  const int64_t image = (int64_t)s->in[0] * s->in[1] * s->in[2] * s->channels;
+  const int64_t apart = (int64_t)s->stride[2] * s->channels, last = s->out[2];
   for (int64_t row = begin; row < end; row++) {
-    int64_t at[3] = {row / s->out[1] % s->out[0], row % s->out[1], 0};
+    int64_t at[3] = {row / s->out[1] % s->out[0], row % s->out[1], 0}, real = 0;
+    bool whole = false;
     const uint8_t *x = in[0] + row / s->out[1] / s->out[0] * image;
-    for (at[2] = 0; at[2] < s->out[2]; at[2]++)
-      pool_pixel(node, s, x, at, out[0] + (row * s->out[2] + at[2]) * s->channels, sum, taps);
+    uint8_t *y = out[0] + row * last * s->channels;
+    window w;
+    find_window(s, 0, at[0], &w);
+    find_window(s, 1, at[1], &w);
+    for (; at[2] < last; at[2]++, y += s->channels) {
+      const int64_t origin = at[2] * s->stride[2] - s->pad[2];
+      const bool inside = origin >= 0 && origin + s->reach < s->in[2];
+      if (!inside || !whole) {
+        find_window(s, 2, at[2], &w);
+        real = find_taps(s, &w, x, at, taps);
+      } else {
+        for (int64_t t = 0; t < real; t++) taps[t] += apart;
+      }
+      whole = inside;
+      if (node->kind == PTQ_MAX_POOL)
+        s->maximum(y, taps, real, s->channels);
+      else
+        average_taps(s, &w, taps, real, y, sum);
+    }
   }
   return PTQ_OK;
 }
@@ -166,6 +188,7 @@ ptq_status ptq_prepare_pool(const ptq_build *build, ptq_node *node) {
   node->tasks = (int64_t)x->dims[0] * s->out[0] * s->out[1];
   node->work = (double)y->count * (double)size;
   s->taps = (size_t)size;
+  s->reach = (int64_t)(s->kernel[2] - 1) * s->dilation[2];
   node->scratch = s->taps * sizeof(void *) + (size_t)s->channels * sizeof(int32_t);
   node->run = run;
   node->kernel = ptq_isa_name(build->isa);

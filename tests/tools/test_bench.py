@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
+from ptq_opt import native
 from ptq_opt.tools.bench import measure, noise, tables
 from ptq_opt.tools.bench.__main__ import main
 from ptq_opt.tools.bench.cases import Case, find_cases, store
@@ -20,6 +21,7 @@ from ptq_opt.tools.bench.engines import Race, geometric_means, race, race_table
 from ptq_opt.tools.bench.measure import FP32, OURS, Row, Settings
 from ptq_opt.tools.bench.peer_worker import TOOLS
 from ptq_opt.tools.bench.quantizers import PEER_SAMPLES, run_logged, run_peer
+from ptq_opt.tools.bench.racing import race_integers
 from ptq_opt.tools.bench.speed import conversions_left, interleaved_latency
 from ptq_opt.tools.bench.verdict import misses
 
@@ -148,6 +150,18 @@ def test_a_race_tells_why_an_engine_is_missing(tmp_path: Path, body: str, error:
     np.savez(tmp_path / "s.npz", frames=np.zeros((1, 1024), np.float32))
     one = race("crepe", MODEL, tmp_path / "s.npz", 1, 0, worker(tmp_path, body))
     assert one.errors == {"openvino": error} and "openvino" not in one.ms
+
+
+def test_races_are_run_on_files_in_integers(tmp_path: Path) -> None:
+    case = Case("crepe", "trained", MODEL, tmp_path)
+    case.calibration.mkdir()
+    np.savez(case.calibration / "0.npz", frames=np.ones((1, 1024), np.float32))
+    python = worker(tmp_path, FAST)
+    one, two = race_integers(case, (1, 2), 0, python)
+    assert (one.threads, two.threads) == (1, 2) and not one.errors and one.ratio is not None
+    assert not native.compile(tmp_path / "integers.onnx").reasons
+    broken = dataclasses.replace(case, model=tmp_path / "missing.onnx")
+    assert "exit code" in race_integers(broken, (1,), 0, python)[0].errors["native"]
 
 
 def test_means_are_of_the_ratios_to_the_better_engine() -> None:

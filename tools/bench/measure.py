@@ -12,8 +12,9 @@ from pathlib import Path
 import onnxruntime as ort
 
 from .cases import Case, load
-from .engines import THREADS, Race, race
+from .engines import THREADS, Race
 from .quantizers import NOT_INSTALLED, Outcome, run_ours, run_peer
+from .racing import race_integers
 from .speed import conversions_left, interleaved_latency
 
 OURS = "ours"
@@ -50,7 +51,9 @@ class Row:
     conversions: tuple[int, int] | None = None  # Q and DQ that ONNX Runtime cannot fuse
     openvino_ms: float | None = None
     run_seconds: float | None = None  # all calibration samples in ONNX Runtime, FP32 only
-    races: list[Race] = field(default_factory=list)  # our kernels and the engines, ours only
+    races: list[Race] = field(
+        default_factory=list
+    )  # our kernels and the engines, all in integers; ours only
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,7 @@ def time_files(made: Made, settings: Settings) -> None:
     if "openvino" not in settings.skip:
         add_openvino(rows, case, files, settings)
     if "native" not in settings.skip and OURS in files:
-        sample = min(case.calibration.glob("*.npz"))
-        rows[OURS].races = [
-            race(case.name, files[OURS], sample, threads, settings.seconds, settings.python)
-            for threads in THREADS
-        ]
+        rows[OURS].races = race_integers(case, THREADS, settings.seconds, settings.python)
 
 
 def start_row(case: Case, tool: str, outcome: Outcome) -> Row:

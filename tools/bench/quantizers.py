@@ -34,15 +34,15 @@ class Outcome:
     peak_bytes: int | None = None
 
 
-def run_ours(case: Case, options: Sequence[str]) -> Outcome:
-    """Quantize by ``ptq-opt`` in a process of its own."""
-    out, peak = case.folder / "ours.onnx", case.folder / "ours.peak"
+def run_ours(case: Case, options: Sequence[str], name: str = "ours") -> Outcome:
+    """Quantize by ``ptq-opt`` in a process of its own; the file is called `name`."""
+    out, peak = case.folder / f"{name}.onnx", case.folder / f"{name}.peak"
     for stale in (out, peak):
         stale.unlink(missing_ok=True)
     command = [sys.executable, "-m", f"{__package__}.launch", str(peak), str(case.model)]
     command += ["-o", str(out), "--data", str(case.calibration), *options]
     start = time.perf_counter()
-    code, last_line = run_logged(command, case.folder / "ours.log")
+    code, last_line = run_logged(command, case.folder / f"{name}.log")
     seconds = time.perf_counter() - start
     peak_bytes = int(peak.read_text()) if peak.exists() else None
     if code or not out.exists():

@@ -154,4 +154,4 @@ def test_nothing_chosen_is_an_error(zoo: Path) -> None:
 
 def test_slow_models_get_fewer_samples() -> None:
     assert Budget(48, 24).of("small") == Budget(48, 24)
-    assert Budget(48, 24).of("brain_unet3d") == Budget(4, 2)
+    assert Budget(96, 240).of("brain_unet3d") == Budget(4, 10)

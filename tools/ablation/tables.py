@@ -53,16 +53,19 @@ Alone: beside nothing but
 
     {plain}
 
-where a technique is added, takes the place of the pass of its name{places}. In the default: the
-default pipeline,
+where a technique is added, or takes the place of the pass of its name.
+{places}
+In the default: the default pipeline,
 
     {default}
 
 with it against the same without it. SQNR is the energy of an output over that of its error, in dB,
 pooled over the samples. Techniques in **bold** are in the default pipeline, the others are off by
-default: they gain on few models, or cost more than they gain. What has a `?` was not measured, and
-the median is of the others. Seconds are of the whole quantization on a machine that did other work
-too. With so few samples some tenths of a dB are chance, and so are single views of a metric.
+default: they gain on few models, or cost more than they gain. What has a `?` was not measured (one
+cell of `tune`, `round` or `clip` can take as long as all others of its model), and the median is of
+the others. Seconds are of the whole quantization on a machine that did other work too, at times
+many times as long as alone. With so few samples some tenths of a dB are chance, and so are single
+views of a metric.
 """
 
 
@@ -78,8 +81,8 @@ def document(found: Sequence[Found], techniques: Sequence[Technique], command: s
             runtime=ort.__version__,
             plain=techniques[0].alone[0],
             default=default_of(techniques),
-            places="".join(
-                f", or (`{name}`) that of {', '.join(f'`{each}`' for each in replaced)}"
+            places="\n".join(
+                f"`{name}` takes the place of {', '.join(f'`{each}`' for each in replaced)}."
                 for name, replaced in PLACES.items()
             ),
         )

@@ -2,7 +2,9 @@
 
 The greedy way scores the model once per operator, with it alone in float; then it leaves one after
 the other in float, the one that gains most first, and scores the model each time, until the drop
-is allowed, as POT and the accuracy control of NNCF do. The cut ranks by `sensitivity` instead.
+is allowed, as POT and the accuracy control of NNCF do. The cut ranks by `sensitivity` instead, and
+places by times that are measured first. Every run of the score counts, be it of all in integers,
+of one operator for the ranking, or of a candidate; the two of the float model do not.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from ...passes.registry import DEFAULT
 from ..report import conversions
 from .cases import Case, find_cases
 from .options import of_cases, write_rows
+from .ranking import prepared
 
 SECONDS = 5.0
 """How long the results of a model are timed."""
@@ -90,9 +93,10 @@ def compare(
     case: Case, weights: str, passes: str, max_drop: float, samples: int, scored: int
 ) -> list[Row]:
     """Rows of a model: as planned, reverted greedily, and placed by the cut."""
+    target = prepared(case, find_target("ort-cpu"))[1].target
     graph = load(case.model)
     goal = Drop(Metric(score_of(case, scored)), graph, max_drop)
-    context = Context(find_target("ort-cpu").storing(weights, None))
+    context = Context(target.storing(weights, None))
     context.samples = open_samples(case.calibration, graph.inputs, samples)
     attempt = Attempt.run(Pipeline(passes), graph, context, Instruments(verify="none"))
     search = attempt.search(goal, goal(attempt.graph))

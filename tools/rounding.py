@@ -26,9 +26,7 @@ from ..native.program import Program, compile
 STORED = (DType.UINT8, DType.INT8, DType.UINT16, DType.INT16)
 MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """Operators that ONNX Runtime may put between a kernel and the tensor it computes."""
-ROUNDED_WEIGHTS = "with rounded weights"
 CAUSES = (
-    ("", ROUNDED_WEIGHTS, "ONNX Runtime rounds weights that the model leaves in float"),
     ("softmax", "QLinearSoftmax", "ONNX Runtime multiplies with 1 / step as a whole number"),
     ("add", "QLinearAdd", "order of three additions in float32: ties"),
     ("resize", "", "weights of 1/2048; reals in float32, then divided by the step: ties"),
@@ -87,7 +85,7 @@ def differences(
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder, "optimized.onnx")
         runner = Runner(whole, threads=options["threads"], optimized=str(optimized))
-        theirs = _operators(onnx.load(optimized, load_external_data=False), stored)
+        theirs = _operators(onnx.load(optimized, load_external_data=False), len(stored))
     rows: list[Difference] = []
     for feeds in samples:
         reference = runner.run(feeds)
@@ -135,8 +133,8 @@ def _source(value: Value) -> Node | None:
     return node
 
 
-def _operators(model: onnx.ModelProto, values: list[Value]) -> list[str]:
-    """What computes each value in the graph that ONNX Runtime runs."""
+def _operators(model: onnx.ModelProto, count: int) -> list[str]:
+    """What computes each of the outputs in the graph that ONNX Runtime runs."""
     makers = {name: node for node in model.graph.node for name in node.output}
 
     def maker(name: str) -> onnx.NodeProto | None:
@@ -146,33 +144,12 @@ def _operators(model: onnx.ModelProto, values: list[Value]) -> list[str]:
         return node
 
     found = []
-    for i, value in enumerate(values):
+    for i in range(count):
         node, text = maker(f"fetch_{i}"), "{}"
         if node is not None and node.op_type == "QuantizeLinear":
             node, text = maker(node.input[0]), "{} in float"
-        if node is None:
-            found.append("")
-            continue
-        if _rounds_weights(value, node, makers):
-            text = f"{{}} {ROUNDED_WEIGHTS}"
-        found.append(text.format(node.op_type))
+        found.append("" if node is None else text.format(node.op_type))
     return found
-
-
-def _rounds_weights(
-    value: Value, node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]
-) -> bool:
-    """Whether ONNX Runtime stores weights as integers that are floats in the model."""
-    own = _source(value)
-    weights = (
-        own.input(1) if own is not None and own.is_op("Conv", "ConvTranspose", "Gemm") else None
-    )
-    if weights is None or not weights.is_constant or len(node.input) < 2:
-        return False
-    theirs = makers.get(node.input[1])
-    return node.op_type.startswith("QLinear") or (
-        theirs is not None and theirs.op_type == "DequantizeLinear"
-    )
 
 
 def _kinds(program: Program, given: Mapping[str, Array], stored: list[Value]) -> list[str]:

@@ -29,7 +29,6 @@ SOFTMAX = "ONNX Runtime multiplies with 1 / step as a whole number"
 ADD = "order of three additions in float32: ties"
 RESIZE = "weights of 1/2048; reals in float32, then divided by the step: ties"
 FLOAT = "reals in float32, then divided by the step: ties"
-WEIGHTS = "ONNX Runtime rounds weights that the model leaves in float"
 
 
 def model(body: str, step: float, zero: int, **constants: Any) -> Any:
@@ -81,18 +80,23 @@ def test_nothing_differs(body: str) -> None:
         ("r = Add(da, db)", 0.05, 128, "add", ADD),
         ("r = Sub(da, db)", 0.05, 128, "sub", FLOAT),
         ('r = Resize<mode="linear">(da, , twice)', 0.0333, 100, "resize", RESIZE),
-        ("r = ConvTranspose(da, w)", 0.117, 37, "quantize", WEIGHTS),
     ],
 )
 def test_each_cause_is_named(body: str, step: float, zero: int, kind: str, cause: str) -> None:
-    weights = np.random.default_rng(2).standard_normal((6, 5, 3, 3)).astype(np.float32)
-    twice = np.array([1, 1, 2, 2], np.float32)
-    used = {n: v for n, v in (("w", weights), ("twice", twice)) if f"{n})" in body}
+    used = {"twice": np.array([1, 1, 2, 2], np.float32)} if "twice" in body else {}
     row = compared(model(body, step, zero, **used))[-1]
     assert (row.node, row.ours) == (body.split("= ")[1].split("(")[0].split("<")[0] + " 'r'", kind)
     assert row.cause in (cause, "")  # how often sums meet a tie depends on the machine
-    assert row.steps <= (2 if cause == WEIGHTS else 1)
+    assert row.steps <= 1
     assert row.own or cause in (ADD, FLOAT, RESIZE)
+
+
+def test_weights_left_in_float_stay_float() -> None:
+    """The optimizer of ONNX Runtime that makes int8 of them is off in our sessions."""
+    weights = np.random.default_rng(2).standard_normal((6, 5, 3, 3)).astype(np.float32)
+    row = compared(model("r = ConvTranspose(da, w)", 0.117, 37, w=weights))[-1]
+    assert row.theirs == "ConvTranspose in float"
+    assert row.own <= row.elements / 1000 and row.steps <= 1
 
 
 def test_a_difference_is_followed_along_the_model() -> None:

@@ -176,8 +176,6 @@ class Node:
     @property
     def bodies(self) -> dict[str, Graph]:
         """The graphs held by attributes (If, Loop, Scan), by attribute name."""
-        if not self.attrs:
-            return {}
         return {k: v for k, v in self.attrs.items() if isinstance(v, Graph)}
 
     def is_op(self, *ops: str) -> bool:
@@ -305,7 +303,7 @@ class Graph:
         """This graph and all bodies inside it, outermost first."""
         yield self
         if self._holders[0] != self.version:
-            self._holders = (self.version, [node for node in self.order() if node.bodies])
+            self._holders = (self.version, [n for n in self.order() if n.attrs and n.bodies])
         for node in self._holders[1]:
             for body in node.bodies.values():
                 yield from body.graphs()

@@ -324,7 +324,7 @@ def _nested(graph: Graph, where: str, is_body: bool) -> Iterator[Part]:
     reads = {(node, slot): value for node in nodes for slot, value in node.operands()}
     results = chain.from_iterable(node.outputs for node in nodes)
     values = dict.fromkeys(chain(graph.inputs, graph.captures, reads.values(), results))
-    bodies = [(node, held) for node in nodes if (held := node.bodies)]
+    bodies = [(node, held) for node in nodes if node.attrs and (held := node.bodies)]
     yield Part(where, graph, is_body, nodes, reads, values, bodies)
     for node, held in bodies:
         for name, body in held.items():

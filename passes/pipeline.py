@@ -115,15 +115,15 @@ class Pipeline:
         if tools.verify != "none":
             verify(graph)
         reports: list[Report] = []
-        for step in self.resolve():
-            try:
-                with seldom_gc(len(graph)):
+        with seldom_gc(len(graph)):
+            for step in self.resolve():
+                try:
                     reports.append(_run_step(step, graph, context, tools, check))
-            except PassError as error:
-                if tools.reproducer is None:
-                    raise
-                failing = ",".join([*(r.spec for r in reports), step.run.spec])
-                raise PassError(f"{error}\n{tools.reproducer(failing)}") from error
+                except PassError as error:
+                    if tools.reproducer is None:
+                        raise
+                    failing = ",".join([*(r.spec for r in reports), step.run.spec])
+                    raise PassError(f"{error}\n{tools.reproducer(failing)}") from error
         return reports
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ..ir import DType, Graph, Node, QuantInfo, Tensor, Value
+from ..ir.garbage import without_gc
 from ..ir.target import Target
 from .base import Context, Pass
 from .float_products import keep_in_float
@@ -44,7 +45,8 @@ class Quantize(Pass):
     def run(self, graph: Graph, context: Context) -> None:
         """Rewrite the graph."""
         check_sums(graph, context.target)
-        context.report.rewritten = write_qdq(graph, context.target)
+        with without_gc():
+            context.report.rewritten = write_qdq(graph, context.target)
         if context.target.rounds_float_weights:
             keep_in_float(graph)
         if self.format == "qoperator":

@@ -47,7 +47,8 @@ def test_files_of_others_are_run(tmp_path: Path, body: str | None, end: str) -> 
 
 
 def test_the_command_counts() -> None:
-    with mock.patch.object(peers, "judged", lambda: iter([CASE])):
+    cases = mock.patch.object(peers, "judged", lambda: iter([CASE]))
+    with cases, mock.patch.object(peers, "quiet"):  # it would silence the tests after this one
         done = CliRunner().invoke(peers.main, [])
     assert done.exit_code == 0, done.output
     assert done.output.splitlines()[0] == "1 models"

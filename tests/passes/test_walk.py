@@ -1,8 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from small_nets import NETS, Net, data_for, plan, residual
 
-from ptq_opt.ir import DType
+from ptq_opt.ir import DType, QuantInfo
 from ptq_opt.ir.clone import clone
 from ptq_opt.ir.evaluate import Runner
 from ptq_opt.ir.target import find_target
@@ -10,7 +12,7 @@ from ptq_opt.ir.tensor import Array
 from ptq_opt.passes.base import Report
 from ptq_opt.passes.layers import find_layers
 from ptq_opt.passes.quant import write_qdq
-from ptq_opt.passes.walk import Stop, cut, walk
+from ptq_opt.passes.walk import Stop, Walker, cut, fold_weights, walk
 
 TARGET = find_target("ort-cpu")
 
@@ -94,3 +96,26 @@ def test_a_walk_tells_which_part_a_clamp_passes_on(low, high, expected):
     feed = {"x": np.float32([[[[-1, 1, 2, 7]]]])}
     walk(graph, [Stop(y, 1, layer.clamp)], [feed], look)
     assert found == [np.clip([-1, 1, 2, 7], low, high).mean(), expected]
+
+
+def test_weights_on_the_way_to_a_stop_are_those_of_the_file():
+    """ONNX Runtime must not round again, with one scale for all, what `fold_weights` wrote out."""
+    net = Net(("n", 4, 6, 6))
+    first = net.conv(net.x, 4, group=4)
+    graph = net.done(net.conv(net.like("Relu", first), 2))
+    samples = data_for(graph, 3)
+    plan(graph, samples)
+    scales = np.array([9.0, 0.05, 0.05, 0.05], np.float32)
+    weights = first.producer.inputs[1]
+    weights.quant = QuantInfo(DType.INT8, scales, np.zeros(4, np.int32), axis=0)
+    weights.quant = dataclasses.replace(weights.quant, integers=np.ones(weights.shape, np.int32))
+    quantized, where = clone(graph)
+    last = find_layers(graph, Report(""))[-1].in_clone(where)
+    write_qdq(quantized, TARGET)
+    data = last.data
+    plain = Runner(quantized, [data], optimize=False)
+    fold_weights(quantized)
+    with Walker(quantized, [data], samples) as walker:
+        for sample, (seen,) in zip(samples, walker.visit(0), strict=True):
+            (expected,) = plain.run(sample)
+            assert np.abs(seen - expected).max() <= expected.max() / 200, "a tie at most"

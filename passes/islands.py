@@ -10,7 +10,7 @@ from ..ir import Graph, UsageError, Value, shapes
 from ..ir.engines import installed, latencies, machine, version
 from ..ir.samples import random_samples
 from .base import Context, Pass
-from .deployed import deployed
+from .deployed import deployed_choice
 from .grids import Span
 from .place import Places, places, settle
 from .placement import solve
@@ -106,11 +106,9 @@ class Islands(Pass):
         for choice in choices.values():
             if tuple(choice) in graphs:
                 continue
-            clear(graph)
-            for unit, integer in zip(found.units, choice, strict=False):
-                unit.integer = integer
-            annotate(found.units, spans, context.target)
-            graphs[tuple(choice)] = deployed(graph, context.target, just_planned=True)
+            graphs[tuple(choice)] = deployed_choice(
+                graph, found.units, choice, spans, context.target
+            )
         names = {str(k): each for k, each in enumerate(graphs.values())}
         samples = context.samples or random_samples(graph.inputs, 1, context.seed)
         taken = latencies(

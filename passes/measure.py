@@ -17,8 +17,8 @@ from ..ir.timings import Timing, Timings, merged
 from .base import Context, Pass
 from .conversions import CONVERSIONS, time_conversions
 from .costs import FREE, estimate, kind_of, shape_of, work_of
-from .deployed import deployed
-from .plan import annotate, clear, known_spans
+from .deployed import deployed_choice
+from .plan import clear, known_spans
 from .units import Unit, find_units, makers_and_readers
 
 SECONDS = 2.0
@@ -120,14 +120,7 @@ def variants(graph: Graph, units: list[Unit], context: Context) -> list[Graph]:
     if any(between[k] for k, unit in enumerate(units) if unit.node.op not in FREE):
         only = [can and product for can, product in zip(possible, products, strict=True)]
         choices += [between, only]
-    graphs = []
-    for choice in choices:
-        clear(graph)
-        for unit, integer in zip(units, choice, strict=True):
-            unit.integer = integer
-        annotate(units, spans, context.target)
-        graphs.append(deployed(graph, context.target, just_planned=True))
-    return graphs
+    return [deployed_choice(graph, units, choice, spans, context.target) for choice in choices]
 
 
 def as_whole(events: Sequence[Event], time: float) -> list[Event]:

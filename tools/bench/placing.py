@@ -18,9 +18,9 @@ from ...ir import Graph, load, save
 from ...ir.engines import Session, interleaved, opened
 from ...ir.target import Target, find_target
 from ...passes import Context
-from ...passes.deployed import deployed
+from ...passes.deployed import deployed, deployed_choice
 from ...passes.islands import Islands
-from ...passes.plan import annotate, candidates, clear
+from ...passes.plan import candidates, clear
 from ..report import conversions
 from .cases import Case, find_cases
 from .options import of_cases, of_peers, of_timing, write_rows
@@ -104,10 +104,8 @@ class Placing:
 
     def _all_in_integers(self, graph: Graph, context: Context) -> Graph:
         units, spans = candidates(graph, context)
-        for unit in units:
-            unit.integer = not unit.reason
-        annotate(units, spans, context.target)
-        return deployed(graph, self.target, just_planned=True)
+        possible = [not unit.reason for unit in units]
+        return deployed_choice(graph, units, possible, spans, self.target)
 
     def time(self) -> Placed:
         """Run the files in turn."""

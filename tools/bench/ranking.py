@@ -17,11 +17,11 @@ from ...ir.engines import latencies
 from ...ir.samples import open_samples
 from ...ir.target import Target, find_target
 from ...passes import Context, Pipeline
-from ...passes.deployed import deployed
+from ...passes.deployed import deployed_choice
 from ...passes.measure import Measure
 from ...passes.place import places
 from ...passes.placement import solve
-from ...passes.plan import annotate, candidates, clear
+from ...passes.plan import candidates
 from .cases import Case, find_cases
 from .options import of_cases, of_timing, write_rows
 
@@ -84,13 +84,10 @@ def rank(graph: Graph, context: Context, count: int, seconds: float) -> tuple[li
     spread = sorted(drawn - choices, key=problem.cost)
     picks = np.linspace(0, len(spread) - 1, min(count - len(choices), len(spread)))
     ordered = sorted(choices | {spread[round(pick)] for pick in picks})
-    graphs = {}
-    for k, choice in enumerate(ordered):
-        clear(graph)
-        for unit, integer in zip(units, choice, strict=False):
-            unit.integer = integer
-        annotate(units, spans, target)
-        graphs[str(k)] = deployed(graph, target, just_planned=True)
+    graphs = {
+        str(k): deployed_choice(graph, units, choice, spans, target)
+        for k, choice in enumerate(ordered)
+    }
     assert context.samples is not None
     feeds = next(iter(context.samples))
     taken = latencies(target.engine, graphs, feeds, threads=1, seconds=seconds)

@@ -21,7 +21,7 @@ from rich.table import Table
 from ...ir import load
 from ...ir.engines import latencies
 from ...ir.samples import open_samples
-from ...ir.target import find_target
+from ...ir.target import Target, find_target
 from ...passes import Context, Instruments, Pipeline
 from ...passes.accuracy import Search, Trial
 from ...passes.hold import Attempt, Drop
@@ -30,11 +30,9 @@ from ...passes.placement import Placement
 from ...passes.registry import DEFAULT
 from ..report import conversions
 from .cases import Case, find_cases
-from .options import of_cases, write_rows
+from .options import of_cases, of_timing, write_rows
 from .ranking import prepared
 
-SECONDS = 5.0
-"""How long the results of a model are timed."""
 CASES = ("posenet_mobilenet_v1", "mobilenet_v2$", "squeezenet1_1")
 """Models whose score falls with weights of 4 bits."""
 
@@ -62,6 +60,7 @@ class Row:
 
 @click.command()
 @of_cases(f"trained/({'|'.join(CASES)})")
+@of_timing(5.0)
 @click.option("--weights", default="int4", show_default=True, help="As for ptq-opt.")
 @click.option("--passes", default=DEFAULT, help="As for ptq-opt; shorter ones run quicker.")
 @click.option("--max-drop", default=0.02, show_default=True, help="Of each model's own score.")
@@ -72,6 +71,8 @@ def main(
     models: str,
     cache: Path,
     json_file: Path | None,
+    target: str,
+    seconds: float,
     weights: str,
     passes: str,
     max_drop: float,
@@ -83,22 +84,33 @@ def main(
         raise click.UsageError("only the models of a --zoo have scores")
     rows: list[Row] = []
     for case in find_cases(zoo, cache, models):
-        found = compare(case, weights, passes, max_drop, samples, scored)
+        engine = prepared(case, find_target(target))[1].target
+        asked = Asked(engine.storing(weights, None), passes, max_drop, samples, scored, seconds)
+        found = compare(case, asked)
         rows += found
         Console().print(table(found))
         write_rows(json_file, rows)
 
 
-def compare(
-    case: Case, weights: str, passes: str, max_drop: float, samples: int, scored: int
-) -> list[Row]:
+@dataclass(frozen=True)
+class Asked:
+    """The options, with the times of operators in the target."""
+
+    target: Target
+    passes: str
+    max_drop: float
+    samples: int
+    scored: int
+    seconds: float
+
+
+def compare(case: Case, asked: Asked) -> list[Row]:
     """Rows of a model: as planned, reverted greedily, and placed by the cut."""
-    target = prepared(case, find_target("ort-cpu"))[1].target
     graph = load(case.model)
-    goal = Drop(Metric(score_of(case, scored)), graph, max_drop)
-    context = Context(target.storing(weights, None))
-    context.samples = open_samples(case.calibration, graph.inputs, samples)
-    attempt = Attempt.run(Pipeline(passes), graph, context, Instruments(verify="none"))
+    goal = Drop(Metric(score_of(case, asked.scored)), graph, asked.max_drop)
+    context = Context(asked.target)
+    context.samples = open_samples(case.calibration, graph.inputs, asked.samples)
+    attempt = Attempt.run(Pipeline(asked.passes), graph, context, Instruments(verify="none"))
     search = attempt.search(goal, goal(attempt.graph))
     found = {"planned": (search.start, search.first, 1)}
     if search.first.miss > 0:
@@ -109,7 +121,7 @@ def compare(
         found["greedy"] = placement, trial, len(goal.scores) - before
     engine, feeds = context.target.engine, next(iter(context.samples))
     graphs = {way: trial.graph for way, (_, trial, _) in found.items()}
-    times = latencies(engine, graphs, feeds, threads=1, seconds=SECONDS)
+    times = latencies(engine, graphs, feeds, threads=1, seconds=asked.seconds)
     return [
         row(case.name, way, search, placement, trial, goal, count, times[way])
         for way, (placement, trial, count) in found.items()

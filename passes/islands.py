@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ..ir import Graph, UsageError, Value, shapes
-from ..ir.engines import installed, latencies, machine, version
+from ..ir.engines import installed, machine, rounds, version
 from ..ir.samples import random_samples
 from .base import Context, Pass
 from .deployed import deployed_choice
@@ -22,7 +24,9 @@ from .units import Unit
 PLACED, INTEGER, FLOAT = "placed", "all in integers", "all in float"
 SLOWER = "the whole model was timed, and is faster in float"
 CLEARLY = 0.99
-"""What takes less than this share of the placed one's time is faster: equal medians differ."""
+"""What takes less than this share of the placed one's time is faster, if not by chance."""
+CHANCE = 0.05
+"""Largest probability that one of two equally fast models wins so many rounds."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,11 @@ class Islands(Pass):
         # Capacities are rounded: a cut may lose to one of these by that, and by no more.
         choices[PLACED] = choices[min(predicted, key=lambda name: predicted[name])]
         predicted[PLACED] = min(predicted.values())
-        timed: dict[str, float] = {}
+        taken: dict[str, list[float]] = {}
         if self.time and installed(context.target.engine) and not decided:
             with context.progress("timing placements", None):
-                timed = self._timed(graph, found, spans, choices, context)
-        kept = fastest(timed)
+                taken = self._timed(graph, found, spans, choices, context)
+        kept = fastest(taken)
         clear(graph)
         settle(found, choices[kept], SLOWER if kept == FLOAT else "")
         annotate(found.units, spans, context.target)
@@ -79,6 +83,7 @@ class Islands(Pass):
         if decided:
             context.report.note("placed for accuracy: what is faster may not hold it")
         else:
+            timed = {name: statistics.median(times) for name, times in taken.items()}
             self._tell(predicted, timed, kept, context)
 
     def places(self, graph: Graph, context: Context) -> tuple[Places, dict[Value, Span]]:
@@ -100,8 +105,8 @@ class Islands(Pass):
         spans: dict[Value, Span],
         choices: Mapping[str, Sequence[bool]],
         context: Context,
-    ) -> dict[str, float]:
-        """Nanoseconds of the whole model by each choice; equal choices are timed once."""
+    ) -> dict[str, list[float]]:
+        """Nanoseconds of the whole model by each choice, in rounds; equal ones are timed once."""
         graphs: dict[tuple[bool, ...], Graph] = {}
         for choice in choices.values():
             if tuple(choice) in graphs:
@@ -111,7 +116,7 @@ class Islands(Pass):
             )
         names = {str(k): each for k, each in enumerate(graphs.values())}
         samples = context.samples or random_samples(graph.inputs, 1, context.seed)
-        taken = latencies(
+        taken = rounds(
             context.target.engine,
             names,
             next(iter(samples)),
@@ -173,10 +178,28 @@ def _selected(pattern: str, unit: Unit) -> bool:
     return any(selects(pattern, node) for node in (unit.node, unit.after) if node is not None)
 
 
-def fastest(timed: Mapping[str, float]) -> str:
-    """The choice to keep: the placed one unless another is clearly faster."""
-    best = min(timed, key=lambda name: timed[name], default=PLACED)
-    return best if timed and timed[best] < CLEARLY * timed[PLACED] else PLACED
+def fastest(taken: Mapping[str, Sequence[float]]) -> str:
+    """The choice to keep: the placed one unless another is clearly faster, and not by chance.
+
+    Times of one round are compared with each other, as what slows one of them slows the others,
+    too; who wins more rounds than a fair coin would, by a sign test, is faster.
+    """
+    shares = {
+        name: [a / b for a, b in zip(times, taken[PLACED], strict=True)]
+        for name, times in taken.items()
+    }
+    surely = {
+        name: median
+        for name, each in shares.items()
+        if (median := statistics.median(each)) < CLEARLY
+        and by_chance(sum(share < 1 for share in each), len(each)) <= CHANCE
+    }
+    return min(surely, key=lambda name: surely[name], default=PLACED)
+
+
+def by_chance(wins: int, count: int) -> float:
+    """The probability of at least so many wins of `count`, each as likely as not."""
+    return math.fsum(math.comb(count, k) for k in range(wins, count + 1)) / 2.0**count
 
 
 def _times(times: Mapping[str, float]) -> str:

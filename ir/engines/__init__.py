@@ -70,7 +70,15 @@ def machine() -> str:
 def latencies(
     engine: str, graphs: Mapping[str, Graph], feeds: Feeds, *, threads: int, seconds: float
 ) -> dict[str, float]:
-    """Median nanoseconds of each graph; they run in turn, so that a disturbance meets all.
+    """Median nanoseconds of each graph, see `rounds`."""
+    taken = rounds(engine, graphs, feeds, threads=threads, seconds=seconds)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def rounds(
+    engine: str, graphs: Mapping[str, Graph], feeds: Feeds, *, threads: int, seconds: float
+) -> dict[str, list[float]]:
+    """Nanoseconds of each graph in every round; in one all run, so that a disturbance meets all.
 
     Args:
         engine: a key of `PACKAGES` that is `installed`.
@@ -88,7 +96,7 @@ def latencies(
             path = Path(folder) / f"{k}.onnx"
             save(graph, path)
             sessions[name] = opened(engine, path, threads)
-        return interleaved(sessions, feeds, seconds, alone=threads == 1)
+        return in_turn(sessions, feeds, seconds, alone=threads == 1)
 
 
 def opened(engine: str, path: Path, threads: int) -> Session:
@@ -103,7 +111,15 @@ def opened(engine: str, path: Path, threads: int) -> Session:
 def interleaved(
     sessions: Mapping[str, Session], feeds: Feeds, seconds: float, *, alone: bool = False
 ) -> dict[str, float]:
-    """Median nanoseconds of sessions that run in turn.
+    """Median nanoseconds of sessions that run in turn, see `in_turn`."""
+    taken = in_turn(sessions, feeds, seconds, alone=alone)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def in_turn(
+    sessions: Mapping[str, Session], feeds: Feeds, seconds: float, *, alone: bool
+) -> dict[str, list[float]]:
+    """Nanoseconds of sessions in every round, in which each runs once.
 
     Sessions of one thread (`alone`) are timed by what the process computes, so that others that
     share the processor do not count.
@@ -120,7 +136,7 @@ def interleaved(
             start = clock()
             session(feeds)
             times[name].append(clock() - start)
-    return {name: statistics.median(taken) for name, taken in times.items()}
+    return times
 
 
 def profile(

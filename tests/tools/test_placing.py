@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from ptq_opt.passes.placement import Problem
 from ptq_opt.tools.bench import __main__ as bench
 from ptq_opt.tools.bench import placing, ranking
 from ptq_opt.tools.bench.cases import Case
@@ -56,7 +57,7 @@ def test_what_is_faster_than_the_placed_file_is_a_miss() -> None:
 
 
 def test_the_whole_benchmark_places_and_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    ranks = ranking.Ranking("m", 0.5, [1.0, 2.0], [2.0, 1.0])
+    ranks = ranking.Ranking("m", 0.5, 1.0, [1.0, 2.0], [2.0, 1.0])
     placed = Placed("m", "placed", {FLOAT: 5.0, PLACED: 4.1, "nncf": 3.0}, {}, {"ort": "failed"})
     monkeypatch.setattr(ranking, "measure", lambda *_: ranks)
     monkeypatch.setattr(placing, "measure", lambda *_: placed)
@@ -80,3 +81,13 @@ def test_the_whole_benchmark_places_and_ranks(monkeypatch: pytest.MonkeyPatch) -
 def test_ranks() -> None:
     assert ranking.spearman([1.0, 2.0, 3.0], [10.0, 11.0, 30.0]) == pytest.approx(1.0)
     assert ranking.spearman([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]) == pytest.approx(-1.0)
+
+
+def test_placements_that_are_ranked_differ_in_predicted_time() -> None:
+    problem = Problem()
+    for _ in range(8):
+        problem.add(float_time=100.0, integer_time=40.0)
+    problem.add(float_time=100.0, integer_time=99.9)  # either way the same, within noise
+    found = ranking.placements(problem, ([True] * 9, [False] * 9), count=5)
+    times = [problem.cost(choice) for choice in found]
+    assert times == [pytest.approx(time, abs=1) for time in (420, 540, 660, 780, 900)]

@@ -1,11 +1,13 @@
 """``python -m ptq_opt.tools.bench.ranking``: does predicted latency rank placements as measured?
 
 For every model: operators and conversions are timed, then placements between all in integers and
-all in float are predicted, and timed as whole models in the same engine.
+all in float are predicted, and timed as whole models in the same engine, all of them twice: how
+well the ranks of these two agree bounds how well any prediction can.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,14 +22,19 @@ from ...passes import Context, Pipeline
 from ...passes.deployed import deployed_choice
 from ...passes.measure import Measure
 from ...passes.place import places
-from ...passes.placement import solve
+from ...passes.placement import Problem, solve
 from ...passes.plan import candidates
 from .cases import Case, find_cases
 from .options import of_cases, of_timing, write_rows
 
 ENOUGH = 0.9
 SEED = 0
+APART = 1.01
+"""Placements whose predicted times differ by less than this factor have no order."""
 PLACEMENTS = 12
+DRAWN = 16
+"""Times as many placements are drawn as are timed."""
+Choice = tuple[bool, ...]
 
 
 @dataclass
@@ -37,12 +44,13 @@ class Ranking:
     Attributes:
         model: its name.
         correlation: of the ranks (Spearman).
-        predicted, measured: one entry per placement: the cut, all in integers, all in float, and
-            cuts for random losses and prices, spread over what is predicted.
+        repeated: the same of two measurements.
+        predicted, measured: one entry per placement, in even steps of predicted time.
     """
 
     model: str
     correlation: float
+    repeated: float
     predicted: list[float]
     measured: list[float]
 
@@ -57,7 +65,8 @@ class Ranking:
         near = f"  below {ENOUGH}" if self.misses else ""
         return (
             f"{self.model}: {self.correlation:.3f} over {len(self.measured)} "
-            f"placements, {min(self.measured):.2f} to {max(self.measured):.2f} ms{near}"
+            f"placements, {min(self.measured):.2f} to {max(self.measured):.2f} ms, measured twice "
+            f"{self.repeated:.3f}{near}"
         )
 
 
@@ -68,30 +77,45 @@ def spearman(a: list[float], b: list[float]) -> float:
     return float(spearmanr(a, b).statistic)
 
 
+def placements(problem: Problem, ends: Sequence[Sequence[bool]], count: int) -> list[Choice]:
+    """At most `count` placements in even steps of predicted time, no two as good as equal.
+
+    They are the cut, the `ends` (the last in float), and cuts for random losses and prices.
+    """
+    rng, size = np.random.default_rng(SEED), len(problem.loss)
+    drawn = {tuple(solve(problem)), *map(tuple, ends)}
+    for _ in range(DRAWN * count):
+        lossless = rng.random(size) < rng.random()
+        problem.loss = np.where(lossless, 0.0, rng.exponential(size=size)).tolist()
+        price = problem.cost(ends[-1]) / size * 10 ** rng.uniform(-2, 1)
+        drawn.add(tuple(solve(problem, price)))
+    ordered = sorted(drawn, key=problem.cost)
+    times = np.array([problem.cost(choice) for choice in ordered])
+    kept: list[int] = []
+    for time in np.linspace(times[0], times[-1], count):
+        near = int(np.abs(times - time).argmin())
+        if not kept or times[near] > APART * times[kept[-1]]:
+            kept.append(near)
+    return [ordered[k] for k in kept]
+
+
 def rank(graph: Graph, context: Context, count: int, seconds: float) -> tuple[list[float], ...]:
-    """Predicted and measured milliseconds of different placements of a calibrated graph."""
+    """Predicted and twice measured milliseconds of different placements of a calibrated graph."""
     target = context.target
     units, spans = candidates(graph, context)
     found = places(units, graph, target)
-    problem, rng = found.problem, np.random.default_rng(SEED)
-    choices = {tuple(solve(problem)), tuple(found.most), tuple(found.least)}
-    typical = problem.cost(found.least) / max(len(units), 1)
-    drawn = set()
-    for _ in range(8 * count):
-        losses = [0.0 if rng.random() < 0.5 else float(rng.exponential()) for _ in units]
-        problem.loss = [*losses, 0.0]
-        drawn.add(tuple(solve(problem, price=typical * 10 ** float(rng.uniform(-2, 1)))))
-    spread = sorted(drawn - choices, key=problem.cost)
-    picks = np.linspace(0, len(spread) - 1, min(count - len(choices), len(spread)))
-    ordered = sorted(choices | {spread[round(pick)] for pick in picks})
+    chosen = placements(found.problem, (found.most, found.least), count)
     graphs = {
         str(k): deployed_choice(graph, units, choice, spans, target)
-        for k, choice in enumerate(ordered)
+        for k, choice in enumerate(chosen)
     }
     assert context.samples is not None
     feeds = next(iter(context.samples))
-    taken = latencies(target.engine, graphs, feeds, threads=1, seconds=seconds)
-    return [problem.cost(c) / 1e6 for c in ordered], [time / 1e6 for time in taken.values()]
+    twice = [
+        latencies(target.engine, graphs, feeds, threads=1, seconds=seconds / 2) for _ in range(2)
+    ]
+    predicted = [found.problem.cost(choice) / 1e6 for choice in chosen]
+    return predicted, *([time / 1e6 for time in taken.values()] for taken in twice)
 
 
 def prepared(case: Case, target: Target) -> tuple[Graph, Context]:
@@ -107,8 +131,10 @@ def prepared(case: Case, target: Target) -> tuple[Graph, Context]:
 def measure(case: Case, target: Target, count: int, seconds: float) -> Ranking:
     """Rank placements of one model."""
     graph, context = prepared(case, target)
-    predicted, measured = rank(graph, context, count, seconds)
-    return Ranking(case.name, spearman(predicted, measured), predicted, measured)
+    predicted, first, second = rank(graph, context, count, seconds)
+    measured = [(a + b) / 2 for a, b in zip(first, second, strict=True)]
+    ranks, repeated = spearman(predicted, measured), spearman(first, second)
+    return Ranking(case.name, ranks, repeated, predicted, measured)
 
 
 @click.command()

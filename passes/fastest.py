@@ -19,10 +19,10 @@ from .placement import Placement, Problem
 
 UNDECIDED = 12
 """So many operators of a gap are decided one by one; more of them in so many groups."""
-APART = 1.01
+APART = 1.03
 """Placements whose predicted times differ by less than this factor are one: the one of less loss.
 
-Predictions are no better than that, and every placement that is run costs more.
+Predictions are no better than that (docs/compare.md), and every placement that is run costs more.
 """
 
 Ask = Callable[[Placement], float]

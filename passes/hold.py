@@ -24,6 +24,8 @@ from .metric import Metric
 from .pipeline import Instruments, Pipeline
 from .round import Round
 
+STEEP = 3.0
+"""Power of the loss with which scores of models drop: 3 to 4 for PoseNet with weights of 4 bits."""
 WORTHWHILE = 1.0
 """dB that exact weights must gain before slow steps are taken to come near them."""
 
@@ -106,9 +108,10 @@ class Drop:
         return self.drop(self.scores[-1]) - self.most - self.spread
 
     def share(self, miss: float) -> float:
-        """Drops are about as large as losses."""
+        """Scores hold for long and then fall fast: drops grow with a power of the loss."""
         allowed = self.most + self.spread
-        return allowed / (miss + allowed) if miss + allowed > 0 else math.inf
+        drop = miss + allowed
+        return (allowed / drop) ** (1 / STEEP) if drop > 0 else math.inf
 
     def drop(self, score: float) -> float:
         """How much worse than the baseline."""

@@ -117,9 +117,9 @@ def test_a_search_near_a_placement_that_is_known() -> None:
 
 
 def test_what_predictions_cannot_tell_apart_is_asked_once() -> None:
-    placements = [Placement((), time, 0.0) for time in (1.0, 1.02, 1.025, 2.0, 2.0, 3.0)]
-    assert [p.time for p in apart(placements, np.inf)] == [1.0, 1.025, 2.0, 3.0]
-    assert [p.time for p in apart(placements, 3.0)] == [1.0, 1.025, 2.0]
+    placements = [Placement((), time, 0.0) for time in (1.0, 1.04, 1.06, 2.0, 2.0, 3.0)]
+    assert [p.time for p in apart(placements, np.inf)] == [1.0, 1.06, 2.0, 3.0]
+    assert [p.time for p in apart(placements, 3.0)] == [1.0, 1.06, 2.0]
     assert apart(placements, 1.0) == []
 
 

@@ -13,6 +13,7 @@ from ptq_opt.passes import Instruments, accuracy
 from ptq_opt.passes.base import Loss
 from ptq_opt.passes.hold import STEPS
 from ptq_opt.passes.metric import Run
+from ptq_opt.passes.placement import Placement
 from ptq_opt.tools import cli
 from ptq_opt.tools.api import Result, quantize
 
@@ -114,6 +115,14 @@ def test_errors_that_do_not_add_up_are_measured_again(
     assert not once["repaired"]
     assert guarded.report.accuracy["trials"] <= once["trials"] + 3
     assert guarded.report.accuracy["milliseconds"]["placed"] <= once["milliseconds"]["placed"]
+
+
+def test_what_a_placement_that_fails_implies_is_not_run() -> None:
+    """Of two placements the one that has more in integers holds no better."""
+    fails = (True, False, True, False)
+    for integer, implied in (("TFTF", True), ("TTTF", True), ("TFFF", False), ("FTTT", False)):
+        placement = Placement(tuple(letter == "T" for letter in integer), 1.0, 1.0)
+        assert accuracy.implies(fails, placement) == implied
 
 
 def test_losses_around_a_placement() -> None:

@@ -32,6 +32,7 @@ static void release(void *state) {
   for (int32_t i = 0; c->phases && i < c->phase_count; i++) release_phase(&c->phases[i]);
   if (c->gathered) release_phase(c->gathered);
   free(c->phases);
+  free(c->boxes);
   free(c->gathered);
   free(c->panels);
   free(c->real);
@@ -139,9 +140,9 @@ static int64_t plan_tasks(const ptq_build *build, ptq_conv *c) {
     rows = ptq_min(rows, ptq_max(c->block_rows, total / (4 * build->threads)));
   c->chunk_rows = rows / c->block_rows * c->block_rows;
   int64_t tasks = 0;
-  for (int32_t i = 0; i < c->phase_count; i++) {
-    c->phases[i].chunks = (c->phases[i].rows + c->chunk_rows - 1) / c->chunk_rows;
-    tasks += c->phases[i].chunks * c->groups;
+  for (int32_t i = 0; i < c->box_count; i++) {
+    c->boxes[i].chunks = (c->boxes[i].rows + c->chunk_rows - 1) / c->chunk_rows;
+    tasks += c->boxes[i].chunks * c->groups;
   }
   c->panel_chunks = tasks < 2 * build->threads ? ptq_min(c->panel_count, 4 * build->threads) : 1;
   if (build->threads == 1) c->panel_chunks = 1;
@@ -150,7 +151,7 @@ static int64_t plan_tasks(const ptq_build *build, ptq_conv *c) {
 
 /* Whether the pixels of a chunk lie side by side, with nothing but `channels` in between. */
 static bool neighbours(const ptq_conv *c, int64_t channels) {
-  return channels == c->out_channels && c->phase_count == 1;
+  return channels == c->out_channels && c->box_count == 1;
 }
 
 /* The table over channels [first, first + channels) of some pixels, while they are in cache. */
@@ -205,10 +206,11 @@ static size_t gathered_stride(const ptq_conv *c) {
   return ptq_round_up((size_t)c->k + PTQ_SLACK, PTQ_ALIGN);
 }
 
-static void run_chunk(const ptq_conv *c, const ptq_phase *p, int32_t group, int64_t chunk,
+static void run_chunk(const ptq_conv *c, const ptq_box *box, int32_t group, int64_t chunk,
                       int32_t panel_begin, int32_t panel_end, const uint8_t *x, const uint8_t *r,
                       uint8_t *y, uint8_t *scratch) {
-  int64_t begin = chunk * c->chunk_rows, end = ptq_min(p->rows, begin + c->chunk_rows);
+  const ptq_phase *p = box->phase;
+  int64_t begin = chunk * c->chunk_rows, end = ptq_min(box->rows, begin + c->chunk_rows);
   int64_t *pixels = (int64_t *)scratch;
   uint8_t **to = (uint8_t **)(pixels + c->chunk_rows);
   const uint8_t **from = (const uint8_t **)(to + c->chunk_rows), **rows = from + c->chunk_rows;
@@ -217,8 +219,8 @@ static void run_chunk(const ptq_conv *c, const ptq_phase *p, int32_t group, int6
   for (int64_t row = begin; row < end; row += c->block_rows) {
     const int32_t count = (int32_t)ptq_min(c->block_rows, end - row);
     const uint8_t **to_row = rows + (row - begin) * p->taps;
-    ptq_conv_pointers(c, c->gathered ? c->gathered : p, group, row, count, x,
-                      c->gathered ? window : to_row, pixels + (row - begin));
+    ptq_conv_pointers(c, box, group, row, count, x, c->gathered ? window : to_row,
+                      pixels + (row - begin));
     if (!c->gathered) continue;
     const size_t stride = gathered_stride(c);
     gather(c, window, count, side + (size_t)(row - begin) * stride, stride, to_row);
@@ -250,12 +252,12 @@ static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *c
   const uint8_t *residual = c->epilogue.add ? in[IN_RESIDUAL] : NULL;
   for (int64_t task = begin; task < end; task++) {
     int64_t rest = task / c->panel_chunks, part = task % c->panel_chunks;
-    const ptq_phase *p = c->phases;
-    while (rest >= p->chunks * c->groups) rest -= p++->chunks * c->groups;
+    const ptq_box *box = c->boxes;
+    while (rest >= box->chunks * c->groups) rest -= box++->chunks * c->groups;
     int32_t first = (int32_t)(c->panel_count * part / c->panel_chunks);
     int32_t last = (int32_t)(c->panel_count * (part + 1) / c->panel_chunks);
-    run_chunk(c, p, (int32_t)(rest / p->chunks), rest % p->chunks, first, last, in[IN_X], residual,
-              out[0], scratch);
+    run_chunk(c, box, (int32_t)(rest / box->chunks), rest % box->chunks, first, last, in[IN_X],
+              residual, out[0], scratch);
   }
   return PTQ_OK;
 }
@@ -296,6 +298,8 @@ ptq_status ptq_prepare_conv(const ptq_build *build, ptq_node *node) {
   int64_t taps = 0;
   for (int32_t i = 0; i < c->phase_count; i++) taps = ptq_max(taps, c->phases[i].taps);
   node->run = run;
+  status = ptq_conv_boxes(build, c);
+  if (status != PTQ_OK) return status;
   node->tasks = plan_tasks(build, c);
   node->scratch = (size_t)c->chunk_rows * (sizeof(int64_t) + (size_t)(taps + 2) * sizeof(void *));
   if (c->gathered)

@@ -58,7 +58,6 @@ typedef struct {
   int32_t count[3];        /* positions per spatial dimension */
   int32_t in_step[3], out_step[3], out_first[3];
   int64_t rows;    /* positions of the whole batch */
-  int64_t chunks;  /* of rows, for tasks */
   int8_t *weights; /* [groups][group_weights] */
   ptq_run *runs;   /* [groups][panels][taps], for kernels that sum in 16 bits */
   int32_t *places; /* [groups][panels][taps][steps]: which input bytes each packed step reads */
@@ -67,6 +66,13 @@ typedef struct {
   ptq_sums *sums; /* [panels] of depthwise layers, likewise */
   int32_t *bias;  /* [groups][group_channels]: bias - x zero point * sum of weights */
 } ptq_phase;
+
+/* A part of a phase's positions: `count` per spatial dimension from `first` on, all images. */
+typedef struct {
+  const ptq_phase *phase;
+  int32_t first[3], count[3];
+  int64_t rows, chunks; /* positions; tasks' shares of them */
+} ptq_box;
 
 typedef struct {
   ptq_requant mode;
@@ -136,6 +142,8 @@ struct ptq_conv {
   ptq_epilogue epilogue;
   int32_t phase_count;
   ptq_phase *phases;
+  int32_t box_count;
+  ptq_box *boxes; /* all phases' positions */
   int64_t chunk_rows, panel_chunks;
 };
 
@@ -168,7 +176,8 @@ ptq_status ptq_depthwise_sums(const ptq_build *build, const ptq_conv *c, ptq_pha
 ptq_status ptq_conv_pack(const ptq_build *build, const ptq_node *node, ptq_conv *c);
 ptq_status ptq_conv_gather(const ptq_build *build, ptq_conv *c);
 ptq_status ptq_conv_epilogue(const ptq_build *build, const ptq_node *node, ptq_conv *c);
-void ptq_conv_pointers(const ptq_conv *c, const ptq_phase *p, int32_t group, int64_t row,
+ptq_status ptq_conv_boxes(const ptq_build *build, ptq_conv *c);
+void ptq_conv_pointers(const ptq_conv *c, const ptq_box *box, int32_t group, int64_t row,
                        int32_t count, const uint8_t *x, const uint8_t **rows, int64_t *pixels);
 
 size_t ptq_depthwise_padding(const ptq_conv *c); /* bytes of zero points that it reads */

@@ -280,8 +280,9 @@ static void line_pointers(const ptq_conv *c, const ptq_phase *p, const uint8_t *
   }
 }
 
-void ptq_conv_pointers(const ptq_conv *c, const ptq_phase *p, int32_t group, int64_t row,
+void ptq_conv_pointers(const ptq_conv *c, const ptq_box *box, int32_t group, int64_t row,
                        int32_t count, const uint8_t *x, const uint8_t **rows, int64_t *pixels) {
+  const ptq_phase *p = c->gathered ? c->gathered : box->phase;
   const int64_t pixel = (int64_t)c->in_channels * (int64_t)c->in_element;
   const int64_t image = pixel * c->in_dims[0] * c->in_dims[1] * c->in_dims[2];
   x += (int64_t)group * c->group_in * (int64_t)c->in_element;
@@ -292,21 +293,21 @@ void ptq_conv_pointers(const ptq_conv *c, const ptq_phase *p, int32_t group, int
   }
   int64_t n = row, at[3];
   for (int32_t d = 2; d >= 0; d--) {
-    at[d] = n % p->count[d];
-    n /= p->count[d];
+    at[d] = n % box->count[d];
+    n /= box->count[d];
   }
   for (int32_t i = 0, run; i < count; i += run) { /* a piece of one line of output */
-    run = (int32_t)ptq_min(count - i, p->count[2] - at[2]);
+    run = (int32_t)ptq_min(count - i, box->count[2] - at[2]);
     int64_t in[3], out[3];
     for (int32_t d = 0; d < 3; d++) {
-      in[d] = at[d] * p->in_step[d];
-      out[d] = at[d] * p->out_step[d] + p->out_first[d];
+      in[d] = (box->first[d] + at[d]) * p->in_step[d];
+      out[d] = (box->first[d] + at[d]) * p->out_step[d] + p->out_first[d];
     }
     const int64_t line = ((n * c->out_dims[0] + out[0]) * c->out_dims[1] + out[1]) * c->out_dims[2];
     for (int32_t j = 0; j < run; j++) pixels[i + j] = line + out[2] + j * p->out_step[2];
     line_pointers(c, p, x + n * image, in, run, rows + i);
     at[2] += run;
-    for (int32_t d = 2; d >= 0 && at[d] == p->count[d]; d--) {
+    for (int32_t d = 2; d >= 0 && at[d] == box->count[d]; d--) {
       at[d] = 0;
       *(d > 0 ? &at[d - 1] : &n) += 1;
     }

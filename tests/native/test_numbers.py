@@ -95,6 +95,27 @@ def test_weights_with_a_zero_point() -> None:
         np.testing.assert_array_equal(run(model, x, isa=isa), want)
 
 
+@pytest.mark.parametrize("zero", [0, 9])
+@pytest.mark.parametrize("isa", ["scalar", "amx"])
+@pytest.mark.parametrize("size, stride", [([70], 1), ([70], 2), ([13, 17], 1)])
+def test_taps_far_apart(size: list[int], stride: int, isa: str, zero: int) -> None:
+    """Where the padding is zero, positions that see the same taps are computed together."""
+    rng = np.random.default_rng(7)
+    n = len(size)
+    strides, dilations, begin = [stride] * n, [6] * n, [6] * n
+    x = integers(rng, Type.U8, (2, *size, 5))
+    w = integers(rng, Type.S8, (3, *[3] * n, 5))
+    out = [(s - 1) // stride + 1 for s in size]
+    model = Model()
+    number = model.tensor(Type.U8, x.shape, 1.0, zero, Role.INPUT)
+    y = model.tensor(Type.S32, (2, *out, 3), 1.0, 0, Role.OUTPUT)
+    weights, scales = model.constant(w), model.constant(np.ones(1, np.float32))
+    inputs = [number, weights, scales, ABSENT, model.grid(number), *[ABSENT] * 4]
+    model.op(Kind.CONV, inputs, [y], [n, 1, *strides, *dilations, *begin, 0, 255, 0, 255])
+    want = ref.convolve(x, w, zero, 0, 1, strides, dilations, begin, out)
+    np.testing.assert_array_equal(run(model, x, isa=isa), want)
+
+
 @pytest.mark.parametrize("dtype", [Type.S4, Type.U4])
 def test_four_bit_weights(dtype: Type) -> None:
     rng = np.random.default_rng(6)

@@ -113,14 +113,18 @@ typedef struct {
 } window;
 
 static window random_window(int transposed) {
-  window w = {.n = random_int(1, 3)};
+  const int far = pick(10) == 0; /* taps so far apart that whole tiles fall on padding */
+  window w = {.n = random_int(1, far ? 2 : 3)};
   for (int32_t i = 0; i < w.n; i++) {
     do {
-      w.in[i] = random_int(1, w.n == 3 ? 4 : w.n == 2 ? 9 : 40);
+      w.in[i] = far ? random_int(8, w.n == 2 ? 16 : 90)
+                    : random_int(1, w.n == 3   ? 4
+                                    : w.n == 2 ? 9
+                                               : 40);
       w.kernel[i] = pick(3) ? random_int(1, 3) : random_int(1, 5);
-      w.stride[i] = random_int(1, 3);
-      w.dilation[i] = pick(3) ? 1 : random_int(1, 3);
-      w.pad[i] = pick(2) ? 0 : random_int(0, 2);
+      w.stride[i] = random_int(1, far ? 2 : 3);
+      w.dilation[i] = far ? random_int(4, 8) : pick(3) ? 1 : random_int(1, 3);
+      w.pad[i] = far ? (w.kernel[i] - 1) * w.dilation[i] / 2 : pick(2) ? 0 : random_int(0, 2);
       int32_t extra = pick(3) ? 0 : random_int(0, 2);
       int32_t reach = (w.kernel[i] - 1) * w.dilation[i];
       w.out[i] = transposed ? (w.in[i] - 1) * w.stride[i] + reach + 1 - w.pad[i] + extra
@@ -191,6 +195,7 @@ static void make_conv(random_model *m, int32_t kind) {
                      : pick(3) ? (pick(2) ? PTQ_S32 : PTQ_F32)
                                : PTQ_S16;
   int32_t x = add_image(m, in_type, PTQ_INPUT, batch, w.n, w.in, groups * gi);
+  if (pick(3) == 0) m->tensors[x].zero_point = in_type == PTQ_S8 ? -128 : 0; /* as after a ReLU */
   int32_t fdims[5] = {groups * go};
   memcpy(fdims + 1, w.kernel, sizeof w.kernel);
   fdims[w.n + 1] = gi;

@@ -20,6 +20,7 @@ from .errors import DataError, ModelError, OutOfMemory, PtqError
 from .graph import Graph, Node, Value
 from .names import Names
 from .onnx_save import save_model
+from .processor import saturates_pairs
 from .stream import stream
 from .tensor import Array, Tensor
 from .tensor_io import describe, tensor_to_proto
@@ -162,8 +163,8 @@ class Runner:
         options.log_severity_level = 4  # what fails is raised, not also printed
         options.enable_mem_pattern = False  # as fast, and a third less memory
         options.intra_op_num_threads = threads or THREADS.get()
-        # Sums of products in 32 bits, on processors too whose default saturates pairs at 16.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if saturates_pairs():  # then sums in 32 bits take a form of their own, which is slower
+            options.add_session_config_entry("session.x64quantprecision", "1")
         # Products of floats with stored weights in float: the default rounds the floats to 8 bits.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if profile:

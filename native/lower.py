@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..ir import DType, Graph, Node, Value
-from . import lower_conv, lower_move, lower_pointwise, lower_quant, lower_window
+from . import lower_conv, lower_move, lower_pointwise, lower_quant, lower_roi, lower_window
 from .fuse import fuse
 from .handlers import HANDLERS
 from .lowering import TYPE_OF, Lowering, known_shape, plain, title
 from .model import Type
 from .values import OUTSIDE, Abstract, Const, ConstGrid, Declined, Grid, Raw, Stored
 
-MODULES = (lower_conv, lower_move, lower_pointwise, lower_quant, lower_window)
+MODULES = (lower_conv, lower_move, lower_pointwise, lower_quant, lower_roi, lower_window)
 """Importing these fills the table of handlers."""
 
 

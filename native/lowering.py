@@ -20,6 +20,7 @@ from .values import (
     Grid,
     Pending,
     Raw,
+    Rows,
     Stored,
     Target,
     static,
@@ -99,6 +100,7 @@ class Lowering:
         values: what each value is, as far as lowered.
         models: the program of each even stage.
         islands: the nodes that ONNX Runtime runs, by odd stage.
+        rows: operators whose number of rows is open, and their results.
         island_inputs: values that a stage's nodes read from outside of it.
         reasons: why a node runs in ONNX Runtime, by its label.
         onnx: the tensor that holds a value just as ONNX defines it.
@@ -113,6 +115,7 @@ class Lowering:
     values: dict[Value, Abstract] = field(default_factory=dict)
     models: dict[int, Model] = field(default_factory=lambda: defaultdict(Model))
     islands: dict[int, list[Node]] = field(default_factory=lambda: defaultdict(list))
+    rows: list[tuple[Rows, Stored]] = field(default_factory=list)
     island_inputs: dict[int, dict[Value, Stored]] = field(default_factory=lambda: defaultdict(dict))
     reasons: dict[str, str] = field(default_factory=dict)
     onnx: dict[Value, Stored] = field(default_factory=dict)
@@ -157,7 +160,7 @@ class Lowering:
 
     def export(self, stored: Stored) -> None:
         """Let other stages see a tensor that a program computes."""
-        if stored.stage % 2:
+        if stored.stage not in stored.ids:  # of no program
             return
         model = self.models[stored.stage]
         tensor = model.tensors[stored.ids[stored.stage]]
@@ -206,6 +209,15 @@ class Lowering:
             nodes = []
         for value in results:
             self.waiting[value] = nodes
+
+    def open_rows(self, rows: Rows, value: Value, dtype: Type) -> Stored:
+        """Let a program of its own compute `value`, whose rows no program can count."""
+        for source in rows.inputs:
+            self.export(source)
+        result = Stored(dtype, None, plain(value.rank or 0), rows.stage)
+        self.rows.append((rows, result))
+        self.onnx[value] = result
+        return result
 
     # -- layouts ---------------------------------------------------------------------------------
 

@@ -74,6 +74,7 @@ class Kind(IntEnum):
     QUANTIZE = 17
     DEQUANTIZE = 18
     FUNCTION = 19
+    ROI_ALIGN = 20
 
 
 class Function(IntEnum):

@@ -11,6 +11,7 @@ from ..ir.clone import clone, extract
 from ..ir.evaluate import Runner
 from ..ir.shapes import infer
 from .lowering import known_shape
+from .rewrite import hasten
 
 KEPT = ("DequantizeLinear", "QuantizeLinear")
 """Quantized constants stay integers."""
@@ -19,7 +20,7 @@ LARGEST = 1 << 20
 
 
 def specialize(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
-    """A copy of `graph` for inputs of `shapes`, its shapes inferred and constants folded."""
+    """A copy of `graph` for inputs of `shapes`: shapes inferred, constants folded, hastened."""
     copy, _ = clone(graph)
     for value in copy.inputs:
         if value.name in shapes:
@@ -30,6 +31,9 @@ def specialize(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
                 value.shape = None  # symbols of the old shapes
     infer(copy)
     while _fold(copy):
+        infer(copy)
+    if hasten(copy):
+        copy.sweep()
         infer(copy)
     return copy
 

@@ -4,94 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 
-from ..ir import DataError, DType, Graph, ModelError, Value, load
-from ..ir.clone import extract
-from ..ir.evaluate import Runner
+from ..ir import DataError, Graph, load
 from ..ir.target import Target, find_target
 from .kernels import Kernel
 from .lower import lower
-from .lowering import TYPE_OF, Lowering, known_shape, title
-from .model import Array, Role
+from .lowering import Lowering, known_shape
+from .model import Array
 from .prepare import specialize
-from .profile import Operand, OperatorTime, operator_time
+from .profile import OperatorTime
+from .stages import Island, Native, NativeRows, Stage
 from .values import Const, Stored
-
-
-class _Native:
-    """A stage that the C executor runs."""
-
-    def __init__(self, low: Lowering, stage: int, options: Mapping[str, Any]) -> None:
-        self.model = low.models[stage]
-        self.kernel = Kernel(self.model, **options)
-        self.model.data.clear()  # packed by now; weights are held once
-        self.inputs = self.model.numbers(Role.INPUT)
-        self.outputs = self.model.numbers(Role.OUTPUT)
-
-    def run(self, given: list[Array], times: list[OperatorTime] | None) -> list[Array]:
-        if times is None:
-            return self.kernel.run(given)
-        found, spent = self.kernel.profile(given)
-        for op, kernel, ns in zip(self.model.ops, self.kernel.kernels(), spent, strict=True):
-            times.append(operator_time(self.model, op, kernel, ns))
-        return found
-
-
-class _Island:
-    """A stage that ONNX Runtime runs."""
-
-    def __init__(self, low: Lowering, stage: int, wanted: list[Value], threads: int) -> None:
-        sources = low.island_inputs[stage]
-        self.part, where = extract(low.graph, list(sources), wanted)
-        self.given = [where[value] for value in sources]
-        self.wanted = [where[value] for value in wanted]
-        for i, (copy, stored) in enumerate(zip(self.given, sources.values(), strict=True)):
-            copy.name = f"input_{i}"
-            if copy.dtype is None and stored.shape is not None:
-                copy.dtype = next(d for d, t in TYPE_OF.items() if t == stored.dtype)
-                copy.shape = stored.shape
-        self.threads = threads
-        self.label = ", ".join(node.label for node in low.islands[stage])
-        self.nodes = tuple(title(node) for node in low.islands[stage])
-        self.lock = threading.Lock()
-        self.runner: Runner | None = None
-        self.names = [copy.name for copy in self.given]
-        if all(copy.dtype is not None for copy in self.given):
-            self._open([])
-
-    def _open(self, given: list[Array]) -> Runner:
-        """The session; types that nothing told before are those of the arrays that came."""
-        with self.lock:
-            if self.runner is None:
-                for copy, array in zip(self.given, given, strict=False):
-                    copy.dtype = copy.dtype or DType.of(array)
-                try:
-                    self.runner = Runner(self.part, self.wanted, threads=self.threads)
-                except ModelError as error:
-                    raise ModelError(f"{self.label[:200]}: {error}") from None
-                del self.part, self.given, self.wanted  # the session has its own
-            return self.runner
-
-    def run(self, given: list[Array], times: list[OperatorTime] | None) -> list[Array]:
-        start = time.perf_counter_ns()
-        runner = self.runner or self._open(given)
-        found: list[Array] = runner.run(dict(zip(self.names, given, strict=True)))
-        if times is not None:
-            spent = time.perf_counter_ns() - start
-            times.append(self._time(given, found, spent))
-        return found
-
-    def _time(self, given: list[Array], found: list[Array], spent: int) -> OperatorTime:
-        inputs, outputs = (tuple(Operand(str(a.dtype), a.shape) for a in s) for s in (given, found))
-        moved = sum(a.nbytes for a in (*given, *found))
-        kind = "onnxruntime", "float", ""
-        return OperatorTime(self.label, self.nodes, *kind, inputs, outputs, 0, moved, spent)
 
 
 class _Plan:
@@ -101,20 +29,22 @@ class _Plan:
         low, self.results = lower(graph)
         self.reasons = low.reasons
         self.given = {low.onnx[value]: value.name for value in graph.inputs}
-        self.stages: list[tuple[_Native | _Island, list[Stored], list[list[Stored]]]] = []
-        stages = sorted({*low.models, *low.islands})
+        self.stages: list[tuple[Stage, list[Stored], list[list[Stored]]]] = []
         wanted = _wanted(low, [r for r in self.results if isinstance(r, Stored)])
-        for stage in stages:
+        for stage in sorted({*low.models, *low.islands, *(rows.stage for rows, _ in low.rows)}):
             if stage % 2:
                 values = [v for v, s in low.onnx.items() if s.stage == stage and s in wanted]
-                island = _Island(low, stage, values, int(options["threads"]))
+                island = Island(low, stage, values, int(options["threads"]))
                 sources = list(low.island_inputs[stage].values())
                 self.stages.append((island, sources, [[low.onnx[v]] for v in values]))
-            elif low.models[stage].ops:
-                native = _Native(low, stage, options)
+            elif stage in low.models and low.models[stage].ops:
+                native = Native(low.models[stage], options)
                 sources = [low.imports[stage, i] for i in native.inputs]
                 results = [list(low.exports[stage, i]) for i in native.outputs]
                 self.stages.append((native, sources, results))
+            for rows, result in low.rows:
+                if rows.stage == stage:
+                    self.stages.append((NativeRows(rows, options), rows.inputs, [[result]]))
 
     def run(
         self, feeds: Mapping[str, Array], times: list[OperatorTime] | None = None
@@ -133,6 +63,8 @@ def _wanted(low: Lowering, results: list[Stored]) -> set[Stored]:
     wanted = set(results)
     for inputs in low.island_inputs.values():
         wanted.update(inputs.values())
+    for rows, _ in low.rows:
+        wanted.update(rows.inputs)
     return wanted.union(low.imports.values())
 
 
@@ -220,7 +152,7 @@ class Program:
     def kernels(self) -> list[Kernel]:
         """The C programs of what is compiled so far."""
         stages = (stage for plan in self._plans.values() for stage, _, _ in plan.stages)
-        return [stage.kernel for stage in stages if isinstance(stage, _Native)]
+        return [stage.kernel for stage in stages if isinstance(stage, Native)]
 
 
 def compile(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from .model import Array, Function, Type
+from .model import Array, Function, Model, Type
 
 OUTSIDE = -1
 """Stage of what the caller gives. Stages 0, 2, 4... are programs, 1, 3, 5... ONNX Runtime's."""
@@ -49,6 +49,23 @@ class Stored:
         """Dimensions as stored."""
         shape = static(self)
         return tuple(shape[i] for i in self.order)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """An operator whose number of rows is known only while running: a program of its own.
+
+    Attributes:
+        label: what messages call it.
+        stage: it runs after that stage's program.
+        inputs: the tensors it reads; each but the first has one entry for each row.
+        model: the model for up to so many rows, whose last input is how many there are.
+    """
+
+    label: str
+    stage: int
+    inputs: list[Stored]
+    model: Callable[[int], Model]
 
 
 def static(stored: Stored) -> tuple[int, ...]:

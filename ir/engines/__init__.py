@@ -17,6 +17,7 @@ from typing import Any, Protocol, cast
 from ..errors import UsageError
 from ..graph import Graph
 from ..onnx_io import save
+from ..processor import description
 from ..tensor import Array
 
 Feeds = Mapping[str, Array]
@@ -59,11 +60,7 @@ def version(engine: str) -> str:
 
 def machine() -> str:
     """The name of this machine's processor."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    found = re.search(r"^model name\s*:\s*(.+)$", description(), re.MULTILINE)
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 

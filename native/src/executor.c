@@ -148,6 +148,7 @@ ptq_status ptq_program_run(ptq_program *program, const void *const *inputs, void
   if (parallel) ptq_pool_release(program->pool);
   if (status == PTQ_OK) unbind(program, c, outputs);
   give_back(program, c);
-  if (status == PTQ_BAD_INDEX) ptq_fail(&build, status, "an index lies outside its axis");
+  if (status == PTQ_BAD_INDEX)
+    ptq_fail(&build, status, "an index lies outside its axis, or a region is too large");
   return status;
 }

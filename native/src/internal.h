@@ -86,7 +86,8 @@ typedef ptq_status ptq_prepare_fn(const ptq_build *build, ptq_node *node);
 ptq_prepare_fn ptq_prepare_conv, ptq_prepare_matmul, ptq_prepare_block_gemm, ptq_prepare_pool,
     ptq_prepare_binary, ptq_prepare_concat, ptq_prepare_lut, ptq_prepare_softmax,
     ptq_prepare_resize, ptq_prepare_copy, ptq_prepare_gather, ptq_prepare_reduce_mean,
-    ptq_prepare_arg_max, ptq_prepare_quantize, ptq_prepare_dequantize, ptq_prepare_function;
+    ptq_prepare_arg_max, ptq_prepare_quantize, ptq_prepare_dequantize, ptq_prepare_function,
+    ptq_prepare_roi_align;
 
 bool ptq_have_vbmi(void);
 bool ptq_have_isa(int32_t isa);

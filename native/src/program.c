@@ -22,6 +22,7 @@ static ptq_prepare_fn *const prepare[PTQ_KIND_COUNT] = {
     [PTQ_QUANTIZE] = ptq_prepare_quantize,
     [PTQ_DEQUANTIZE] = ptq_prepare_dequantize,
     [PTQ_FUNCTION] = ptq_prepare_function,
+    [PTQ_ROI_ALIGN] = ptq_prepare_roi_align,
 };
 
 static ptq_status prepare_nodes(ptq_build *build, ptq_program *program) {

@@ -28,7 +28,7 @@ typedef enum {
   PTQ_INVALID = 1,     /* shapes, types, attributes or offsets that contradict each other */
   PTQ_UNSUPPORTED = 2, /* well-formed, but not implemented */
   PTQ_NO_MEMORY = 3,
-  PTQ_BAD_INDEX = 4 /* a Gather index outside its axis, found while running */
+  PTQ_BAD_INDEX = 4 /* an index outside its axis or a region too large, found while running */
 } ptq_status;
 
 /* Instruction sets in the order of preference; a limit allows itself and everything before it. */
@@ -125,7 +125,11 @@ typedef enum {
   /* x F32, function F32 [3] (a ptq_function, a, b) : lo, hi.  y, of 8 bits or F32, is
    * the function's value */
   PTQ_FUNCTION = 19,
-  PTQ_KIND_COUNT = 20
+  /* x, regions F32 [N, 4] (x and y of two corners), batch S64 [N], spatial_scale F32 [1],
+   * [count S64 [1]] : sampling_ratio, half_pixel, largest.  y F32 [N, C, h, w], channels first
+   * as ONNX has it; rows from the count on are 0. */
+  PTQ_ROI_ALIGN = 20,
+  PTQ_KIND_COUNT = 21
 } ptq_kind;
 
 /* Functions of a real x, computed in float before the only rounding. */

@@ -414,6 +414,27 @@ static void make_quantize(random_model *m, int32_t kind) {
   finish(m, kind, 1, 1);
 }
 
+/* Regions in the image, across its border and turned around; some bins take any number of samples,
+ * where no region is large. */
+static void make_roi_align(random_model *m) {
+  int32_t x[] = {random_int(1, 4), random_int(1, 9), random_int(1, 9), random_channels()};
+  int32_t n = random_int(1, 5), one = 1, regions[] = {n, 4};
+  int32_t y[] = {n, x[3], random_int(1, 4), random_int(1, 4)}, small = pick(2);
+  put(m, add(m, activation_type(), PTQ_INPUT, 4, x));
+  int32_t corners =
+      small ? add_constant(m, PTQ_F32, 2, regions) : add(m, PTQ_F32, PTQ_INPUT, 2, regions);
+  for (int32_t i = 0; small && i < 4 * n; i++)
+    ((float *)constant_data(m, corners))[i] = (float)random_int(-100, 300) / 10.0f;
+  int32_t images = add_constant(m, PTQ_S64, 1, &n), scale = add_constant(m, PTQ_F32, 1, &one);
+  for (int32_t i = 0; i < n; i++) ((int64_t *)constant_data(m, images))[i] = pick(x[0]);
+  *(float *)constant_data(m, scale) = 1.0f / (float)random_int(1, 4);
+  put(m, corners), put(m, images), put(m, scale);
+  put(m, n >= 3 && pick(2) ? add(m, PTQ_S64, PTQ_INPUT, 1, &one) : -1);
+  put(m, add(m, PTQ_F32, PTQ_OUTPUT, 4, y));
+  put(m, small ? pick(4) : random_int(1, 3)), put(m, pick(2)), put(m, pick(2));
+  finish(m, PTQ_ROI_ALIGN, 5, 1);
+}
+
 void random_make(random_model *m) {
   memset(m, 0, sizeof *m);
   m->capacity = 64;
@@ -439,6 +460,7 @@ void random_make(random_model *m) {
     case PTQ_REDUCE_MEAN:
     case PTQ_ARG_MAX: make_reduce(m, kind); break;
     case PTQ_FUNCTION: make_function(m); break;
+    case PTQ_ROI_ALIGN: make_roi_align(m); break;
     default: make_quantize(m, kind); break;
   }
   m->model.tensors = m->tensors;

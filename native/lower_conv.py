@@ -261,7 +261,8 @@ def dense(low: Lowering, x: Grid, w: Weights, shape: tuple[int, ...]) -> Pending
 
     def emit(target: Target | None) -> Stored:
         stage = low.stage([x.stored])
-        flat = low.reshape(x.stored, (1, rows, inner), stage)
+        stored = low.arrange(x.stored, plain(len(static(x.stored))), stage)
+        flat = low.reshape(stored, (1, rows, inner), stage)
         flat.shape, flat.order = (1, inner, rows), (0, 2, 1)
         source = Grid(flat, x.scale, x.zero_point)
         y = Convolution(Kind.CONV, source, w, one, (1, shape[-1], rows)).emit(low, target)

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import parser
+from onnx import numpy_helper, parser
 from sessions import exact_session
 
 from ptq_opt import native
@@ -102,5 +102,27 @@ def test_nothing_is_copied(body: str, kinds: set[str]) -> None:
     program = native.compile(model)
     assert not program.reasons
     assert {t.op for t in program.profile(x)} == {"quantize", "dequantize", *kinds}
+    wanted = exact_session(model).run(None, x)[0]
+    np.testing.assert_allclose(program.run(x)["y"], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [12, 30], ids=["rows and columns differ", "are alike"])
+def test_a_matrix_product_of_what_is_stored_channels_last(rows: int) -> None:
+    shape = (1, rows, 6, 5)
+    body = f"""m = MaxPool<kernel_shape=[1,1]>(d)
+        sizes = Constant<value_ints=[1,{rows},30]>()
+        p = Reshape(m, sizes)
+        w = DequantizeLinear(wq, ws)
+        r = MatMul(p, w)"""
+    text = QDQ.replace("BODY", body).replace("1,12,6,5", f"1,{rows},6,5")
+    model: onnx.ModelProto = parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    weights = rng.integers(-127, 128, (30, 30)).astype(np.int8)
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(weights, "wq"), numpy_helper.from_array(np.float32(0.002), "ws")]
+    )
+    x = {"x": rng.standard_normal(shape).astype(np.float32)}
+    program = native.compile(model)
+    assert not program.reasons
     wanted = exact_session(model).run(None, x)[0]
     np.testing.assert_allclose(program.run(x)["y"], wanted, atol=1e-6)

@@ -124,14 +124,12 @@ def _mean(low: Lowering, x: Grid, axes: Sequence[int], shape: tuple[int, ...]) -
             raise Declined("a mean of more than 8 bits")
         stage = low.stage([x.stored])
         stored = x.stored
-        if not _neighbours(stored.order, axes, dims):
+        left = [d for d in stored.order if d in kept]
+        if not _neighbours(stored.order, axes, dims) or left != kept:
             stored = low.arrange(stored, (*kept, *axes), stage)
-        where = [stored.order.index(a) for a in axes if dims[a] != 1] or [0, -1]
+        where = [stored.order.index(a) for a in axes]
         before, after = stored.dims[: min(where)], stored.dims[max(where) + 1 :]
         count = int(np.prod([dims[a] for a in axes], dtype=np.int64))
-        left = [d for d in stored.order if d not in axes]
-        if left != kept and [d for d in left if dims[d] != 1] != [d for d in kept if dims[d] != 1]:
-            raise Declined("a mean whose result would have to be moved")
         if target is None:
             y, ends = low.make(stage, Type.F32, shape), (0, 255)
         else:
@@ -145,10 +143,8 @@ def _mean(low: Lowering, x: Grid, axes: Sequence[int], shape: tuple[int, ...]) -
 
 
 def _neighbours(order: tuple[int, ...], axes: Sequence[int], dims: tuple[int, ...]) -> bool:
-    places = [order.index(a) for a in axes if dims[a] != 1]
-    between = [d for d in order if dims[d] != 1]
-    where = sorted(between.index(order[p]) for p in places)
-    return where == list(range(where[0], where[0] + len(where))) if where else True
+    where = [order.index(a) for a in axes]
+    return all(d in axes or dims[d] == 1 for d in order[min(where) : max(where) + 1])
 
 
 @handles("GlobalAveragePool")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from . import noise
+from .architectures import ARCHITECTURES
 
 Feeds = dict[str, NDArray[Any]]
 
@@ -29,7 +31,7 @@ class Case:
     """One FP32 model, its samples on disk and, when it is trained, the way to score it."""
 
     name: str
-    kind: str  # trained, topology or light
+    kind: str  # trained, topology, architecture or light
     model: Path
     folder: Path  # what is made for this model, kept between runs
     entry: Any = None  # the model zoo's entry of a trained model
@@ -70,11 +72,23 @@ def find_cases(zoo: Path | None, cache: Path, pattern: str) -> Iterator[Case]:
         fill = import_file(zoo / "materialize.py").fill
         for file in sorted((zoo / "topologies").glob("*.onnx")):
             if wanted.search(f"topology/{file.stem}"):
-                yield synthetic("topology", file.stem, file, fill, cache)
+                yield synthetic("topology", file.stem, partial(_filled, file, fill), cache)
     for file in sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("*.onnx")):
         name = file.stem.removeprefix("light_")
         if wanted.search(f"light/{name}"):
-            yield synthetic("light", name, file, noise.fill, cache)
+            yield synthetic("light", name, partial(_filled, file, noise.fill), cache)
+
+
+def find_architectures(cache: Path, pattern: str) -> Iterator[Case]:
+    """The same of what `architectures` builds, called ``architecture/NAME``."""
+    for name, build in ARCHITECTURES.items():
+        if re.search(pattern, f"architecture/{name}"):
+            yield synthetic("architecture", name, build, cache.resolve())
+
+
+def _filled(file: Path, fill: Any) -> onnx.ModelProto:
+    model: onnx.ModelProto = fill(onnx.load(file))
+    return model
 
 
 def import_file(file: Path) -> ModuleType:
@@ -96,15 +110,15 @@ def trained(name: str, entry: Any, session: Any, cache: Path) -> Case:
     return case
 
 
-def synthetic(kind: str, name: str, source: Path, fill: Any, cache: Path) -> Case:
+def synthetic(kind: str, name: str, build: Callable[[], onnx.ModelProto], cache: Path) -> Case:
     """An architecture with weights and samples of noise."""
     folder = cache / f"{kind}-{name}"
     case = Case(name, kind, folder / "fp32.onnx", folder)
     if not case.model.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / "partial.onnx"
-        onnx.save(fill(onnx.load(source)), partial)
-        partial.rename(case.model)
+        begun = folder / "partial.onnx"
+        onnx.save(build(), begun)
+        begun.rename(case.model)
     if not case.calibration.exists():
         inputs = onnx.load(case.model, load_external_data=False).graph.input
         count = SYNTHETIC_SAMPLES.get(name, FEW_SAMPLES) if kind == "topology" else FEW_SAMPLES
@@ -125,8 +139,8 @@ def noise_feeds(inputs: Any, index: int) -> Feeds:
 
 def store(folder: Path, samples: Any) -> None:
     """Write samples as ``0000.npz``, ``0001.npz``...; the folder appears when it is complete."""
-    partial = folder.with_name("calib.partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    begun = folder.with_name("calib.partial")
+    begun.mkdir(parents=True, exist_ok=True)
     for index, feeds in enumerate(samples):
-        np.savez(partial / f"{index:04}.npz", allow_pickle=False, **feeds)
-    partial.rename(folder)
+        np.savez(begun / f"{index:04}.npz", allow_pickle=False, **feeds)
+    begun.rename(folder)

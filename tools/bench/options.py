@@ -32,7 +32,7 @@ def of_cases(models: str = "") -> Callable[[Command], Command]:
             default=models,
             show_default=bool(models),
             metavar="REGEX",
-            help="Only trained/..., topology/... or light/... so.",
+            help="Only trained/..., topology/..., architecture/... or light/... so.",
         ),
         click.option(
             "--cache",

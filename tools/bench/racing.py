@@ -1,13 +1,15 @@
-"""Our kernels, ONNX Runtime and OpenVINO on every model of a zoo, and the geometric mean.
+"""Our kernels, ONNX Runtime and OpenVINO on every model of a zoo and the architectures it lacks.
 
 ``python -m ptq_opt.tools.bench.racing --zoo FOLDER``. Each model is quantized wherever it can be:
-files that are placed for one engine have float parts, which are no matter of our kernels.
+files that are placed for one engine have float parts, which are no matter of our kernels. The mean
+is the geometric one.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -15,7 +17,7 @@ from rich.console import Console
 
 from ...native.kernels import best_isa
 from ..profile import machine
-from .cases import Case, find_cases
+from .cases import Case, find_architectures, find_cases
 from .engines import THREADS, Race, geometric_means, race, race_table
 from .options import of_cases, write_rows
 from .quantizers import run_ours
@@ -41,7 +43,7 @@ def race_integers(case: Case, threads: Sequence[int], seconds: float, python: Pa
 
 
 @click.command()
-@of_cases("trained|topology")
+@of_cases("trained|topology|architecture")
 @click.option("--threads", type=int, multiple=True, default=THREADS, show_default=True)
 @click.option("--seconds", default=5.0, show_default=True, help="Timing of one file.")
 @click.option(
@@ -59,10 +61,10 @@ def main(
     seconds: float,
     peer_python: Path,
 ) -> None:
-    """Time every model of a zoo in three engines; one table."""
+    """Time every model in three engines; one table."""
     console = Console(width=120)
     races: list[Race] = []
-    for case in find_cases(zoo, cache, models):
+    for case in chain(find_cases(zoo, cache, models), find_architectures(cache, models)):
         found = race_integers(case, threads, seconds, peer_python)
         console.print(race_table(found))
         races += found

@@ -100,15 +100,14 @@ class Rounded:
         """What the integers stand for; `steps` is the grid before any factor."""
         return steps.times(self.factors).reals(self.integers)
 
-    def better_of(self, other: Rounded) -> Rounded:
-        """Row by row the one with the smaller error."""
-        take = other.error < self.error
-        rows = take.reshape(self.factors.shape)
+    def replaced(self, outputs: Array, other: Rounded) -> Rounded:
+        """With the rows of some outputs, bool [outputs], from `other`."""
+        rows = outputs.reshape(self.factors.shape)
         return Rounded(
             np.where(rows, other.integers, self.integers),
             np.where(rows, other.factors, self.factors),
-            np.where(take, other.bias, self.bias),
-            np.where(take, other.error, self.error),
+            np.where(outputs, other.bias, self.bias),
+            np.where(outputs, other.error, self.error),
         )
 
 
@@ -141,30 +140,38 @@ def reconstruct(
         weights: float32 [groups, rows, K].
         bias: float32 [outputs].
         steps: their grid.
-        usual: integers to start from; no row of the result has a larger error.
+        usual: the integers to compare with; no row of the result has a larger error.
         damping: see `damping_for`.
-        one_scale: all rows have the same factor.
+        one_scale: all rows have the same factor; only their sum of errors is not larger.
         by_order: see `gptq`.
     """
-    best = usual
     loss = quadratic(data, weights, bias, usual.reals(steps), usual.bias, damping)
     sets = (len(loss.hessian), -1)
     rows, grid = weights.reshape(*sets, weights.shape[-1]), steps.reshape(sets, weights.shape)
+    many, small = rows.shape[1] > 1, rows.shape[2] <= SMALL
+    best, scales = np.zeros_like(rows), np.ones((*rows.shape[:2], 1), np.float32)
+    least = np.full(rows.shape[:2], np.inf, np.float32)
     for factors in candidates(rows, loss, grid, one_scale=one_scale):
         tried = grid.times(factors)
-        if rows.shape[1] > 1 or rows.shape[2] <= SMALL:
-            start = gptq(rows, loss, tried, by_order=by_order)
-        else:
-            start = tried.nearest(rows)
+        start = gptq(rows, loss, tried, by_order=by_order) if many or small else tried.nearest(rows)
         integers = descend(rows, loss, tried, start)
-        few = rows.shape[1] > 1 and rows.size * rows.shape[2] <= EXCHANGED
-        if few or rows.shape[2] <= SMALL:
-            integers = exchange(rows, loss, tried, integers)
-        scaled = factors.reshape(*weights.shape[:2], 1)
-        best = best.better_of(
-            settled(data, steps, integers.reshape(weights.shape), scaled, best.bias)
-        )
-    return best
+        losses = loss.of(tried.reals(integers) - rows)
+        better = _together(losses, one_scale) < _together(least, one_scale)
+        least = np.where(better, losses, least)
+        better = better[..., None]
+        best, scales = np.where(better, integers, best), np.where(better, factors, scales)
+    if small or (many and rows.size * rows.shape[2] <= EXCHANGED):
+        best = exchange(rows, loss, grid.times(scales), best)
+    shape = (*weights.shape[:2], 1)
+    found = settled(data, steps, best.reshape(weights.shape), scales.reshape(shape), usual.bias)
+    return usual.replaced(
+        _together(found.error, one_scale) < _together(usual.error, one_scale), found
+    )
+
+
+def _together(losses: Array, one_scale: bool) -> Array:
+    """What rows are compared by: rows of one scale change together."""
+    return np.broadcast_to(losses.sum(), losses.shape) if one_scale else losses
 
 
 def candidates(rows: Array, loss: Quadratic, steps: Steps, *, one_scale: bool) -> Iterator[Array]:
@@ -179,6 +186,7 @@ def candidates(rows: Array, loss: Quadratic, steps: Steps, *, one_scale: bool) -
         return
     plain = steps.nearest(rows)
     far = np.abs(plain - steps.zero).max(-1) > (steps.high - steps.low) / 4
+    far = far.any() if one_scale else far
     table = []
     for factor in FACTORS:
         tried = steps.times(np.float32(factor))

@@ -277,7 +277,7 @@ def without_overflow(layer: Layer, found: Rounded, usual: Rounded) -> Rounded:
     """The usual rows where those found overflow sums of pairs: `saturate` made the usual safe."""
     weights = patches.as_weights(layer.node, found.integers, layer.weights.numpy().shape)
     unsafe = overflows(filters(weights, layer.node))
-    return found.better_of(dataclasses.replace(usual, error=np.where(unsafe, -1.0, np.inf)))
+    return found.replaced(unsafe, usual)
 
 
 def store(

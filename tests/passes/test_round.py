@@ -200,6 +200,20 @@ def test_few_bits_use_the_lowest_integer_too() -> None:
     assert (grid_of(layer).low, grid_of(layer).high) == (-8, 7)
 
 
+def test_one_scale_for_all_rows_stays_one() -> None:
+    rng = np.random.default_rng(1)
+    weights = (rng.standard_normal((1, 6, 20)) * rng.uniform(0.5, 1, (6, 1))).astype(np.float32)
+    inputs = rng.standard_normal((1, 400, 20)).astype(np.float32)
+    targets = inputs[0] @ weights[0].T
+    data, bias = Data(inputs, np.zeros_like(targets), targets), np.zeros(6, np.float32)
+    scale = np.full((1, 1, 1), np.abs(weights).max() / 7, np.float32)
+    steps = Steps(scale, np.zeros_like(scale), -8, 7)
+    usual = settled(data, steps, steps.nearest(weights), np.ones((1, 6, 1), np.float32), bias)
+    found = reconstruct(data, weights, bias, steps, usual, one_scale=True)
+    assert len(np.unique(found.factors)) == 1
+    assert found.error.sum() < usual.error.sum()
+
+
 # -- few samples -----------------------------------------------------------------------------------
 
 

@@ -1,5 +1,8 @@
 """Holds an accuracy: leaves in float what it takes, chosen so that it costs least time.
 
+Where weights have fewer than eight bits, those of the layers that lose most get eight first: that
+costs bytes, but no time (`widen.py`).
+
 Losses of single operators price the placement; which of the placements that some price makes
 cheapest is good enough, a goal decides by running them (`fastest.py`). Every trial goes through the
 rest of the pipeline, as the result does.
@@ -17,7 +20,7 @@ from ..ir import Graph, UsageError
 from ..ir.clone import clone
 from ..ir.engines import installed, latencies
 from .base import Context, Loss, Pass, Report
-from .fastest import fastest
+from .fastest import allowed, apart, fastest, first
 from .islands import Islands
 from .output_losses import Judge
 from .pipeline import Pipeline
@@ -25,6 +28,7 @@ from .placement import Placement
 from .plan import Plan
 from .price import price
 from .sensitivity import Sensitivity
+from .widen import Narrow, narrow, widened
 
 DISTORTED = 2.0
 """Losses are measured again where real over predicted loss changed by more than this factor."""
@@ -83,7 +87,8 @@ class Outcome:
 
     Attributes:
         trial: the fastest that holds, None when none does.
-        trials: how many placements were run.
+        trials: how many were run.
+        widened: layers whose weights got eight bits, most loss per byte first.
         reverted: most loss first.
         milliseconds: predicted, of the model in `float`, in `integers` and as `placed`.
         timed: the same in the target's engine, where that is installed and quick.
@@ -92,6 +97,7 @@ class Outcome:
 
     trial: Trial | None
     trials: int
+    widened: list[Narrow] = field(default_factory=list)
     reverted: list[Reverted] = field(default_factory=list)
     milliseconds: dict[str, float] = field(default_factory=dict)
     timed: dict[str, float] = field(default_factory=dict)
@@ -124,7 +130,8 @@ class Search:
             goal: is asked about every trial.
             first: what `rest` gives without a goal.
         """
-        self.graph, self.context, self.given, self.goal = graph, context, tuple(given), goal
+        self.graph, self.given, self.goal = graph, tuple(given), goal
+        self.context = replace(context)
         self.rest = [item for item in rest if "losses" not in item.establishes]
         planner = next((item for item in rest if isinstance(item, Plan | Islands)), None)
         if planner is None or context.target.activations is None:
@@ -141,18 +148,65 @@ class Search:
         self.shares = {self.start.integer: goal.share(first.miss)}
         self.losses: Mapping[str, Loss] | None = None
         self.best: tuple[Placement, Trial] | None = None
-        self.first = first
+        self.first, self.trials = first, 1
 
     def run(self, losses: Mapping[str, Loss] | None = None) -> Outcome:
-        """Search, by `losses` if they are known already."""
-        if losses is None:
-            losses, _ = self.measure(self.start)
-        self.losses = losses
-        price(self.problem, self.units, self.graph, losses)
+        """Search, by `losses` if they are known already: first for bits, then for placements."""
+        losses = self.price(losses)
+        layers = narrow(self.units, self.start.integer, self.problem.loss, self.context.target)
+        if not layers:
+            return self.place(losses)
+        layers = self._widen(layers)
+        if self.first.miss > 0:
+            return replace(self.place(), widened=layers)
+        self.best = self.start, self.first
+        return replace(self._outcome(), widened=layers)
+
+    def place(self, losses: Mapping[str, Loss] | None = None) -> Outcome:
+        """Search for a placement, by `losses` if they are known already."""
+        losses = self.price(losses)
         found = fastest(self.problem, self._ask)
         if found is None or self.best is None:
-            return Outcome(None, len(self.shares))
+            return Outcome(None, self.trials)
         repaired = self._repair(losses)
+        return replace(self._outcome(), repaired=repaired)
+
+    def price(self, losses: Mapping[str, Loss] | None = None) -> Mapping[str, Loss]:
+        """Put losses into the problem, measured if they are not known; returns them."""
+        self.losses = losses if losses is not None else self.measure(self.start)[0]
+        price(self.problem, self.units, self.graph, self.losses)
+        return self.losses
+
+    def _widen(self, layers: list[Narrow]) -> list[Narrow]:
+        """Start from what holds with eight bits for the first of `layers`, or from all with them.
+
+        Returns:
+            Those that got them.
+        """
+        sizes = np.cumsum([layer.size for layer in layers])
+        left = self.start.loss - np.cumsum([layer.loss for layer in layers])
+        pairs = zip(sizes.tolist(), left.tolist(), strict=True)
+        steps = apart([Placement(self.start.integer, size, loss) for size, loss in pairs], np.inf)
+        target, trials = self.context.target, dict[float, Trial]()
+
+        def first_to(size: float) -> list[Narrow]:
+            return layers[: int(np.searchsorted(sizes, size)) + 1]
+
+        def ask(step: Placement) -> float:
+            self.context.target = widened(target, first_to(step.time))
+            trials[step.time] = self.deploy(self.start)
+            return self.goal.share(trials[step.time].miss)
+
+        number = first(steps, ask, allowed(self.start, self.shares[self.start.integer]))
+        step = steps[min(number, len(steps) - 1)]
+        self.context.target = widened(target, first_to(step.time))
+        self.first = trials.get(step.time) or self.deploy(self.start)
+        self.shares = {self.start.integer: self.goal.share(self.first.miss)}
+        return first_to(step.time)
+
+    def _outcome(self) -> Outcome:
+        """What the best came to."""
+        assert self.best is not None
         placement, trial = self.best
         reverted = [
             self._reverted(k, placement)
@@ -166,11 +220,10 @@ class Search:
         }
         return Outcome(
             trial,
-            len(self.shares),
-            sorted(reverted, key=lambda each: -each.loss),
-            {name: time / 1e6 for name, time in times.items()},
-            self._timed(trial) if times["float"] < QUICK else {},
-            repaired,
+            self.trials,
+            reverted=sorted(reverted, key=lambda each: -each.loss),
+            milliseconds={name: time / 1e6 for name, time in times.items()},
+            timed=self._timed(trial) if times["float"] < QUICK else {},
         )
 
     def _timed(self, trial: Trial) -> dict[str, float]:
@@ -202,6 +255,7 @@ class Search:
 
     def deploy(self, placement: Placement) -> Trial:
         """Run a placement through the rest of the pipeline, and ask the goal about it."""
+        self.trials += 1
         graph, context, reports = self._through(self.rest, placement)
         return Trial(graph, reports, context.results, self.goal(graph))
 

@@ -234,7 +234,7 @@ def quantize(
     if data_free and data is not None:
         raise UsageError("a data-free run takes no data: give one of the two")
     pipeline = Pipeline(passes if passes is not None else DATA_FREE if data_free else DEFAULT)
-    goal = _storing(find_target(target), weights, activations, layer_weights)
+    goal = storing(find_target(target), weights, activations, layer_weights)
     if costs is not None:
         goal = replace(goal, timings=read_timings(Path(costs)))
     asked = Asked.of(metric, max_drop, lower_is_better, min_sqnr, pipeline)
@@ -309,7 +309,7 @@ def quantize(
     return Result(graph, report)
 
 
-def _storing(
+def storing(
     target: Target, weights: str | None, activations: str | None, layers: Sequence[str]
 ) -> Target:
     """The target with the grids asked for; where few bits are, the ends get 8."""

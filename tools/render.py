@@ -175,6 +175,9 @@ def held(done: Mapping[str, Any]) -> list[str]:
     for step in done.get("steps", ()):
         kept = "kept" if step["kept"] else "dropped"
         lines.append(f"{step['step']}: {step['worst']:.1f} dB, {kept}, {step['seconds']:.1f} s")
+    if widened := done.get("widened", ()):
+        size = sum(layer["size"] for layer in widened)
+        lines.append(f"weights of {len(widened)} layers in 8 bits, {size / 1e3:,.0f} kB more")
     reverted = done.get("reverted", ())
     if reverted:
         lines.append(

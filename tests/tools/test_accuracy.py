@@ -206,9 +206,11 @@ def test_an_order_of_scores_is_no_matter_of_fidelity() -> None:
 # -- a metric -------------------------------------------------------------------------------------
 
 
-def likeness(test: Sequence[dict[str, np.ndarray]]) -> Callable[[Run], float]:
+def likeness(
+    test: Sequence[dict[str, np.ndarray]], graph: Graph | None = None
+) -> Callable[[Run], float]:
     """Correlation with the float model's heat map, 1 at best."""
-    float_model = Runner(detector())
+    float_model = Runner(graph or detector())
     wanted = np.concatenate([float_model.run(s)[0].ravel() for s in test])
 
     def metric(run: Run) -> float:
@@ -231,6 +233,41 @@ def test_a_metric_is_held_at_the_least_time(model: object, plain: Result) -> Non
     looser = quantize(model, samples_of(24), metric=metric, max_drop=1.5)
     assert looser.report.accuracy["evaluations"] == 3
     assert "reverted" not in looser.report.accuracy
+
+
+def test_weights_of_four_bits_get_eight_before_anything_goes_to_float() -> None:
+    """Only as many layers as it takes; that adds no conversions."""
+    model, data = save(chain := plain_chain()), samples_of(24)
+    metric = likeness(TEST, chain)
+    narrow = quantize(model, data, weights="int4", min_sqnr=0)
+    drop = 1 - metric(Runner(narrow.graph).run)
+    held = quantize(model, data, weights="int4", metric=metric, max_drop=drop / 4)
+    done = held.report.accuracy
+    assert done["drop"] <= drop / 4
+    assert done["reverted"] == []
+    stored = [d.weights for d in held.report.decisions if d.weights]
+    ends = 2  # have eight bits without being asked
+    assert ends < stored.count("int8") == ends + len(done["widened"]) < len(stored)
+    assert in_integers(held) == in_integers(narrow)
+    assert done["evaluations"] <= 2 + 1 + 4
+
+
+def plain_chain() -> Graph:
+    net = Net(SHAPE)
+    x = net.x
+    for _ in range(5):
+        x = net.like("Relu", net.conv(x, 8))
+    return net.done(net.conv(x, 2))
+
+
+def test_what_eight_bits_do_not_hold_goes_to_float(model: object) -> None:
+    metric = likeness(TEST)
+    held = quantize(model, samples_of(24), weights="int4", metric=metric, max_drop=0.02)
+    done = held.report.accuracy
+    assert done["drop"] <= 0.02
+    stored = [d.weights for d in held.report.decisions if d.precision != "float" and d.weights]
+    assert set(stored) == {"int8"}
+    assert done["reverted"]
 
 
 def test_islands_and_their_pins_take_part(model: object) -> None:

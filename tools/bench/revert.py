@@ -3,8 +3,9 @@
 The greedy way scores the model once per operator, with it alone in float; then it leaves one after
 the other in float, the one that gains most first, and scores the model each time, until the drop
 is allowed, as POT and the accuracy control of NNCF do. The cut ranks by `sensitivity` instead, and
-places by times that are measured first. Every run of the score counts, be it of all in integers,
-of one operator for the ranking, or of a candidate; the two of the float model do not.
+places by times that are measured first; where weights have fewer than eight bits, `bits` gives them
+eight before it does so. Every run of the score counts, be it of all in integers, of one operator
+for the ranking, or of a candidate; the two of the float model do not.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ...ir import load
+from ...ir import load, save
 from ...ir.engines import latencies
 from ...ir.samples import open_samples
 from ...ir.target import Target, find_target
@@ -28,6 +29,7 @@ from ...passes.hold import Attempt, Drop
 from ...passes.metric import Metric, Run
 from ...passes.placement import Placement
 from ...passes.registry import DEFAULT
+from ..api import storing
 from ..report import conversions
 from .cases import Case, find_cases
 from .options import of_cases, of_timing, write_rows
@@ -46,6 +48,7 @@ class Row:
         reverted: operators back in float.
         conversions: QuantizeLinear and DequantizeLinear an engine has to run.
         predicted_ms, timed_ms: of a run, by the target's costs and in its engine.
+        megabytes: of the file.
     """
 
     model: str
@@ -56,6 +59,7 @@ class Row:
     conversions: int
     predicted_ms: float
     timed_ms: float
+    megabytes: float
 
 
 @click.command()
@@ -85,7 +89,9 @@ def main(
     rows: list[Row] = []
     for case in find_cases(zoo, cache, models):
         engine = prepared(case, find_target(target))[1].target
-        asked = Asked(engine.storing(weights, None), passes, max_drop, samples, scored, seconds)
+        asked = Asked(
+            storing(engine, weights, None, ()), passes, max_drop, samples, scored, seconds
+        )
         found = compare(case, asked)
         rows += found
         Console().print(table(found))
@@ -111,14 +117,12 @@ def compare(case: Case, asked: Asked) -> list[Row]:
     context = Context(asked.target)
     context.samples = open_samples(case.calibration, graph.inputs, asked.samples)
     attempt = Attempt.run(Pipeline(asked.passes), graph, context, Instruments(verify="none"))
-    search = attempt.search(goal, goal(attempt.graph))
+    search = attempt.search(goal, miss := goal(attempt.graph))
     found = {"planned": (search.start, search.first, 1)}
-    if search.first.miss > 0:
-        if search.run().trial is not None and search.best is not None:
-            found["cut"] = *search.best, len(goal.scores)
-        before = len(goal.scores) - 1
-        placement, trial = greedy(search)
-        found["greedy"] = placement, trial, len(goal.scores) - before
+    for way, hold in WAYS.items() if miss > 0 else ():
+        before, search = len(goal.scores) - 1, attempt.search(goal, miss)
+        if (held := hold(search)) is not None:
+            found[way] = *held, len(goal.scores) - before
     engine, feeds = context.target.engine, next(iter(context.samples))
     graphs = {way: trial.graph for way, (_, trial, _) in found.items()}
     times = latencies(engine, graphs, feeds, threads=1, seconds=asked.seconds)
@@ -142,8 +146,21 @@ def score_of(case: Case, count: int) -> Callable[[Run], float]:
     return score
 
 
+def by_bits(search: Search) -> tuple[Placement, Trial] | None:
+    """As `--metric` does: eight bits for weights that have fewer come first."""
+    search.run()
+    return search.best
+
+
+def by_cut(search: Search) -> tuple[Placement, Trial] | None:
+    """Only by placements, as `--metric` does where weights have eight bits."""
+    search.place()
+    return search.best
+
+
 def greedy(search: Search) -> tuple[Placement, Trial]:
     """Leave one operator after the other in float, that which gains most first."""
+    search.price()
     integer, trial = list(search.start.integer), search.first
     for k in ranked(search):
         if trial.miss <= 0:
@@ -162,6 +179,13 @@ def ranked(search: Search) -> list[int]:
         placement = problem.placement(integer)
         misses[k] = search.deploy(placement).miss, placement.loss
     return sorted(misses, key=lambda k: misses[k])
+
+
+WAYS: dict[str, Callable[[Search], tuple[Placement, Trial] | None]] = {
+    "bits": by_bits,
+    "cut": by_cut,
+    "greedy": greedy,
+}
 
 
 def row(
@@ -185,13 +209,23 @@ def row(
         left.quantize + left.dequantize + left.requantize,
         placement.time / 1e6,
         nanoseconds / 1e6,
+        save(trial.graph).ByteSize() / 1e6,
     )
 
 
 def table(rows: Sequence[Row]) -> Table:
     """One line for each way."""
     result = Table(title=rows[0].model, title_justify="left")
-    for name in ("way", "drop", "scored", "in float", "conversions", "predicted ms", "timed ms"):
+    for name in (
+        "way",
+        "drop",
+        "scored",
+        "in float",
+        "conversions",
+        "predicted ms",
+        "timed ms",
+        "MB",
+    ):
         result.add_column(name, justify="left" if name == "way" else "right")
     for each in rows:
         result.add_row(
@@ -202,6 +236,7 @@ def table(rows: Sequence[Row]) -> Table:
             str(each.conversions),
             f"{each.predicted_ms:.2f}",
             f"{each.timed_ms:.2f}",
+            f"{each.megabytes:.2f}",
         )
     return result
 

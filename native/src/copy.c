@@ -2,13 +2,21 @@
  * Expand) and Gather. */
 #include "internal.h"
 
+#if PTQ_X86
+#include <emmintrin.h>
+#endif
+
+/* Matrices are turned in squares, a strip of them at a time: its columns are lines of the cache. */
+enum { SQUARE = 16, STRIP = 64 };
+
 typedef struct {
   size_t element;
   int32_t rank;
   int64_t dims[PTQ_MAX_RANK], src[PTQ_MAX_RANK], dst[PTQ_MAX_RANK]; /* strides in elements */
   int64_t src_offset, dst_offset, total;
-  bool fills; /* the copy does not reach every element of the output */
-  bool rises; /* then each line lies behind the one before and fills the gap between them */
+  bool fills;   /* the copy does not reach every element of the output */
+  bool squares; /* bytes are turned in registers */
+  bool rises;   /* then each line lies behind the one before and fills the gap between them */
   uint8_t fill;
 } state;
 
@@ -37,6 +45,57 @@ static int64_t line_start(const state *s, const int64_t *stride, int64_t line, i
     line /= s->dims[d];
   }
   return offset;
+}
+
+#if PTQ_X86
+/* Sixteen rows of sixteen bytes become columns. */
+static void turn_square(uint8_t *y, int64_t dst, const uint8_t *x, int64_t src) {
+  __m128i a[SQUARE], b[SQUARE];
+  for (int i = 0; i < SQUARE; i++) a[i] = _mm_loadu_si128((const void *)(x + i * src));
+  for (int step = 0; step < 4; step++) { /* rows i and i + 8 shuffle into 2 i and 2 i + 1 */
+    for (int i = 0; i < SQUARE / 2; i++) {
+      b[2 * i] = _mm_unpacklo_epi8(a[i], a[i + SQUARE / 2]);
+      b[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + SQUARE / 2]);
+    }
+    memcpy(a, b, sizeof a);
+  }
+  for (int i = 0; i < SQUARE; i++) _mm_storeu_si128((void *)(y + i * dst), a[i]);
+}
+#endif
+
+static void turn(const state *s, uint8_t *y, const uint8_t *x, int64_t rows, int64_t columns) {
+  const int64_t size = (int64_t)s->element;
+  const int64_t dst = s->dst[s->rank - 2] * size, src = s->src[s->rank - 1];
+  for (int64_t column = 0; column < columns; column += SQUARE)
+    for (int64_t row = 0; row < rows; row += SQUARE) {
+      uint8_t *to = y + row * dst + column * size;
+      const uint8_t *from = x + (column * src + row) * size;
+      const int64_t high = ptq_min(SQUARE, rows - row), wide = ptq_min(SQUARE, columns - column);
+#if PTQ_X86
+      if (s->squares && high == SQUARE && wide == SQUARE) {
+        turn_square(to, dst, from, src);
+        continue;
+      }
+#endif
+      for (int64_t i = 0; i < high; i++)
+        copy_line(s->element, to + i * dst, 1, from + i * size, src, wide);
+    }
+}
+
+/* Tasks are strips: rows of the output that lie side by side in the input. */
+static ptq_status run_turned(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,
+                             int64_t begin, int64_t end, uint8_t *scratch) {
+  (void)scratch;
+  const state *s = node->state;
+  const int64_t size = (int64_t)s->element, rows = s->dims[s->rank - 2];
+  const int64_t strips = (rows + STRIP - 1) / STRIP;
+  for (int64_t task = begin; task < end; task++) {
+    const int64_t row = task % strips * STRIP, line = task / strips * rows + row;
+    turn(s, out[0] + line_start(s, s->dst, line, s->dst_offset) * size,
+         in[0] + line_start(s, s->src, line, s->src_offset) * size, ptq_min(STRIP, rows - row),
+         s->dims[s->rank - 1]);
+  }
+  return PTQ_OK;
 }
 
 static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,
@@ -70,6 +129,16 @@ static bool within(const state *s, const int64_t *stride, int64_t offset, int64_
   return low >= 0 && high < count;
 }
 
+/* Move dimension d behind the others. */
+static void put_last(state *s, int32_t d) {
+  for (; d + 1 < s->rank; d++) {
+    int64_t dim = s->dims[d], src = s->src[d], dst = s->dst[d];
+    s->dims[d] = s->dims[d + 1], s->dims[d + 1] = dim;
+    s->src[d] = s->src[d + 1], s->src[d + 1] = src;
+    s->dst[d] = s->dst[d + 1], s->dst[d + 1] = dst;
+  }
+}
+
 /* Join neighbouring dimensions that are one walk in both tensors, and make the longest
  * contiguous run of the output the inner loop. */
 static void simplify(state *s) {
@@ -93,12 +162,22 @@ static void simplify(state *s) {
   int32_t longest = kept - 1;
   for (int32_t d = 0; d < kept; d++)
     if (s->dims[d] > 4 * s->dims[longest] && s->dims[longest] < 16) longest = d;
-  for (int32_t d = longest; d + 1 < kept; d++) {
-    int64_t dim = s->dims[d], src = s->src[d], dst = s->dst[d];
-    s->dims[d] = s->dims[d + 1], s->dims[d + 1] = dim;
-    s->src[d] = s->src[d + 1], s->src[d + 1] = src;
-    s->dst[d] = s->dst[d + 1], s->dst[d + 1] = dst;
+  put_last(s, longest);
+}
+
+/* Whether one long dimension lies side by side in the input, another in the output; these become
+ * the last two. */
+static bool turns(state *s) {
+  int32_t row = -1, column = -1;
+  for (int32_t d = 0; d < s->rank; d++) {
+    if (s->dims[d] < SQUARE) continue;
+    if (s->src[d] == 1) row = d;
+    if (s->dst[d] == 1) column = d;
   }
+  if (row < 0 || column < 0 || row == column) return false;
+  put_last(s, row);
+  put_last(s, column - (row < column));
+  return true;
 }
 
 /* Whether the lines of the output follow one another in memory without overlap. */
@@ -141,10 +220,17 @@ ptq_status ptq_prepare_copy(const ptq_build *build, ptq_node *node) {
   s->fill = (uint8_t)(attr[3] + (y->flip ? 128 : 0));
   simplify(s);
   x->keep = x->keep || x->role == PTQ_CONSTANT;
-  node->tasks = s->total / s->dims[s->rank - 1];
   s->rises = s->fills && rising(s);
   node->work = s->fills && !s->rises ? 0 : (double)y->count;
+  node->tasks = s->total / s->dims[s->rank - 1];
   node->run = run;
+  if (!s->fills && turns(s)) {
+    const int64_t rows = s->dims[s->rank - 2];
+    node->tasks = s->total / s->dims[s->rank - 1] / rows * ((rows + STRIP - 1) / STRIP);
+    node->run = run_turned;
+    s->squares = PTQ_X86 && s->element == 1 && build->isa > PTQ_ISA_SCALAR;
+    if (s->squares) node->kernel = "sse2";
+  }
   return PTQ_OK;
 }
 

@@ -351,14 +351,15 @@ static void make_copy(random_model *m) {
   static const int32_t types[] = {PTQ_U8, PTQ_S8, PTQ_S16, PTQ_F32, PTQ_S64};
   int32_t rank = random_int(1, 4), type = types[pick(5)], x[4], y[4], box[4], order[4];
   int32_t src[4], dst[4], size = 1, src_offset = 0, dst_offset = 0;
+  int32_t other = pick(rank), padded = pick(2); /* long ones are turned in squares */
   for (int32_t d = 0; d < rank; d++) {
     order[d] = d;
-    x[d] = random_int(1, d == rank - 1 ? 70 : 8);
+    x[d] = random_int(1, d == rank - 1 || d == other ? 90 : 8);
     box[d] = random_int(1, x[d]);
   }
   for (int32_t d = rank - 1; d > 0; d--) {
-    int32_t other = pick(d + 1), keep = order[d];
-    order[d] = order[other], order[other] = keep;
+    int32_t place = pick(d + 1), keep = order[d];
+    order[d] = order[place], order[place] = keep;
   }
   for (int32_t d = rank - 1; d >= 0; d--) {
     int32_t start = random_int(0, x[d] - box[d]), back = pick(4) == 0;
@@ -368,8 +369,8 @@ static void make_copy(random_model *m) {
   }
   size = 1;
   for (int32_t i = rank - 1; i >= 0; i--) {
-    int32_t d = order[i], before = pick(2) ? 0 : random_int(0, 3);
-    y[i] = box[d] + before + (pick(2) ? 0 : random_int(0, 3));
+    int32_t d = order[i], before = padded && pick(2) ? random_int(0, 3) : 0;
+    y[i] = box[d] + before + (padded && pick(2) ? random_int(0, 3) : 0);
     dst[d] = size;
     dst_offset += before * size;
     size *= y[i];

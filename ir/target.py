@@ -79,6 +79,8 @@ class Target:
             before VNNI), so weights that can overflow it lose a bit.
         rounds_float_weights: the engine makes int8 of the weights of a float product between
             quantized tensors, unless it is kept from that.
+        joins_sums: the engine makes one float operator of a MatMul and its bias before it looks for
+            products of stored tensors, unless it is kept from that.
         costs: see `Costs`.
         engine: what runs its files on this machine: a key of `engines.PACKAGES`, or nothing.
         timings: times that were measured; they have precedence over `costs`.
@@ -100,6 +102,7 @@ class Target:
     requantize: Literal["float", "fixed", "gemmlowp"] = "float"
     saturating_pairs: bool = False
     rounds_float_weights: bool = False
+    joins_sums: bool = False
     costs: Costs = Costs()
     engine: str = ""
     timings: Timings = NO_TIMINGS
@@ -215,6 +218,7 @@ def read_target(path: Path) -> Target:
         requantize=arithmetic.take("requantize", str, "float", ("float", "fixed", "gemmlowp")),
         saturating_pairs=arithmetic.take("saturating-pairs", bool, False),
         rounds_float_weights=arithmetic.take("rounds-float-weights", bool, False),
+        joins_sums=arithmetic.take("joins-sums", bool, False),
         costs=_costs(reader.section("costs")),
         engine=reader.take("engine", str, "", ("", *PACKAGES)),
     )

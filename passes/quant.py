@@ -13,6 +13,7 @@ from ..ir.target import Target
 from .base import Context, Pass
 from .float_products import keep_in_float
 from .opset import raise_opset
+from .product_sums import keep_apart
 from .qoperator import write_qoperator
 from .sums import bias_grid, check_sums
 from .units import bias_slot, data_inputs, weight_slot
@@ -49,6 +50,8 @@ class Quantize(Pass):
             context.report.rewritten = write_qdq(graph, context.target)
         if context.target.rounds_float_weights:
             keep_in_float(graph)
+        if context.target.joins_sums:
+            keep_apart(graph)
         if self.format == "qoperator":
             merged = write_qoperator(graph, context.target)
             context.report.note(f"{merged} operators read and return integers")

@@ -116,11 +116,12 @@ class Runner:
         optional = {info.name for info in self._session.get_overridable_initializers()}
         self._accepted = self._needed | optional
 
-    def run(self, feeds: Mapping[str, Array]) -> list[Any]:
+    def run(self, feeds: Mapping[str, Array], *, borrow: bool = False) -> list[Any]:
         """The fetched values for one sample: arrays, lists of arrays for sequences.
 
         Args:
             feeds: input name -> array; what the fetched values do not depend on may be left out.
+            borrow: give arrays in memory of the session, which they keep alive, not copies.
 
         Raises:
             DataError: an input is missing, or of a wrong type or shape.
@@ -139,7 +140,7 @@ class Runner:
             found: list[Any] = self._session.run(None, given)
         except Exception as error:  # each status code of ONNX Runtime has a class of its own
             raise self._explained(error, DataError) from None
-        return [_own(item, dtype) for item, dtype in zip(found, self._fetched, strict=True)]
+        return [_own(item, dtype, borrow) for item, dtype in zip(found, self._fetched, strict=True)]
 
     def end_profile(self) -> str:
         """Stop timing operators; the path of the file that ONNX Runtime has written, as JSON."""
@@ -256,9 +257,9 @@ def _carried(graph: Graph, value: Value) -> Value:
     return graph.add("Cast", [value], {"to": int(CARRIERS[value.dtype])}).output
 
 
-def _own(item: Any, dtype: DType | None) -> Any:
+def _own(item: Any, dtype: DType | None, borrow: bool) -> Any:
     """A result in its own type and memory: an array of ONNX Runtime's keeps its session alive."""
-    if not isinstance(item, np.ndarray):
+    if not isinstance(item, np.ndarray) or (borrow and dtype not in CARRIERS):
         return item
     return item.astype(dtype.numpy) if dtype in CARRIERS and dtype is not None else item.copy()
 

@@ -101,17 +101,26 @@ class Kernel:
             raise MemoryError(message)
         raise ModelError(message)
 
-    def run(self, arrays: Sequence[Array]) -> list[Array]:
-        """Run once on `arrays`, which have the inputs' types and shapes."""
-        return self._run(arrays, None)
+    def run(self, arrays: Sequence[Array], results: list[Array] | None = None) -> list[Array]:
+        """Run once on `arrays`, which have the inputs' types and shapes.
 
-    def profile(self, arrays: Sequence[Array]) -> tuple[list[Array], list[int]]:
+        `results`, if given, are what `empty` made; they are written and returned.
+        """
+        return self._run(arrays, self.empty() if results is None else results, None)
+
+    def profile(
+        self, arrays: Sequence[Array], results: list[Array] | None = None
+    ) -> tuple[list[Array], list[int]]:
         """Run once; the outputs, and the nanoseconds of each operator."""
         times = ffi.new("int64_t[]", max(1, len(self.labels)))
-        outputs = self._run(arrays, times)
+        outputs = self._run(arrays, self.empty() if results is None else results, times)
         return outputs, [int(times[i]) for i in range(len(self.labels))]
 
-    def _run(self, arrays: Sequence[Array], times: Any) -> list[Array]:
+    def empty(self) -> list[Array]:
+        """Arrays for the outputs of a run."""
+        return [np.empty(t.shape, NUMPY[t.dtype]) for t in self.outputs]
+
+    def _run(self, arrays: Sequence[Array], results: list[Array], times: Any) -> list[Array]:
         if len(arrays) != len(self.inputs):
             raise UsageError(f"{len(self.inputs)} inputs expected, {len(arrays)} given")
         given = []
@@ -122,7 +131,6 @@ class Kernel:
                     f"not {NUMPY[tensor.dtype]}{list(tensor.shape)}"
                 )
             given.append(np.ascontiguousarray(array))
-        results: list[Array] = [np.empty(t.shape, NUMPY[t.dtype]) for t in self.outputs]
         sources = ffi.new("void *[]", [ffi.cast("void *", a.ctypes.data) for a in given] or 1)
         targets = ffi.new("void *[]", [ffi.cast("void *", a.ctypes.data) for a in results] or 1)
         error = ffi.new("ptq_error *")

@@ -15,10 +15,10 @@ from ..ir.target import Target, find_target
 from .kernels import Kernel
 from .lower import lower
 from .lowering import Lowering, known_shape
-from .model import Array
+from .model import Array, Role
 from .prepare import specialize
 from .profile import OperatorTime
-from .stages import Island, Native, NativeRows, Stage
+from .stages import Buffers, Island, Native, NativeRows, Stage
 from .values import Const, Stored
 
 
@@ -30,35 +30,50 @@ class _Plan:
         self.reasons = low.reasons
         self.given = {low.onnx[value]: value.name for value in graph.inputs}
         self.stages: list[tuple[Stage, list[Stored], list[list[Stored]]]] = []
-        wanted = _wanted(low, [r for r in self.results if isinstance(r, Stored)])
+        self._idle: list[list[Buffers]] = []
+        kept = {r for r in self.results if isinstance(r, Stored)}
+        wanted = _wanted(low, kept)
         for stage in sorted({*low.models, *low.islands, *(rows.stage for rows, _ in low.rows)}):
             if stage % 2:
                 values = [v for v, s in low.onnx.items() if s.stage == stage and s in wanted]
-                island = Island(low, stage, values, int(options["threads"]))
+                results = [[low.onnx[v]] for v in values]
+                ours = [low.onnx[v] in kept for v in values]
+                island = Island(low, stage, values, int(options["threads"]), ours)
                 sources = list(low.island_inputs[stage].values())
-                self.stages.append((island, sources, [[low.onnx[v]] for v in values]))
+                self.stages.append((island, sources, results))
             elif stage in low.models and low.models[stage].ops:
-                native = Native(low.models[stage], options)
-                sources = [low.imports[stage, i] for i in native.inputs]
-                results = [list(low.exports[stage, i]) for i in native.outputs]
-                self.stages.append((native, sources, results))
+                model = low.models[stage]
+                sources = [low.imports[stage, i] for i in model.numbers(Role.INPUT)]
+                results = [list(low.exports[stage, i]) for i in model.numbers(Role.OUTPUT)]
+                ours = [not kept.isdisjoint(holders) for holders in results]
+                self.stages.append((Native(model, options, ours), sources, results))
             for rows, result in low.rows:
                 if rows.stage == stage:
-                    self.stages.append((NativeRows(rows, options), rows.inputs, [[result]]))
+                    native = NativeRows(rows, options, result in kept)
+                    self.stages.append((native, rows.inputs, [[result]]))
+
+    def _buffers(self) -> list[Buffers]:
+        """Those of a run that is over, of each stage."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return [[] for _ in self.stages]
 
     def run(
         self, feeds: Mapping[str, Array], times: list[OperatorTime] | None = None
     ) -> list[Array]:
         """The outputs in the graph's order."""
         known = {stored: feeds[name] for stored, name in self.given.items() if name in feeds}
-        for stage, sources, results in self.stages:
-            found = stage.run([known[s] for s in sources], times)
+        buffers = self._buffers()
+        for (stage, sources, results), own in zip(self.stages, buffers, strict=True):
+            found = stage.run([known[s] for s in sources], own, times)
             for holders, array in zip(results, found, strict=True):
                 known.update(dict.fromkeys(holders, array))
+        self._idle.append(buffers)
         return [r.array if isinstance(r, Const) else known[r] for r in self.results]
 
 
-def _wanted(low: Lowering, results: list[Stored]) -> set[Stored]:
+def _wanted(low: Lowering, results: set[Stored]) -> set[Stored]:
     """What is read outside of the stage that computes it."""
     wanted = set(results)
     for inputs in low.island_inputs.values():

@@ -90,14 +90,18 @@ def test_a_convolution_with_another_reader_keeps_its_own_grid() -> None:
     assert first.output.quant is not None
 
 
-def test_a_graph_input_is_never_clipped() -> None:
-    graph = net("y = Conv (x, w, b)", IMAGE, **conv())
-    table = {"x": known(-1, 1, (-3, 5)), "y": known(-1, 1, (-3, 5))}
+def test_what_the_graph_is_given_and_what_it_answers_is_never_clipped() -> None:
+    graph = net(
+        "a = Conv (x, w, b)\n c = Conv (a, w, b)\n y = Transpose <perm = [0,2,3,1]> (c)",
+        IMAGE, **conv(),
+    )  # fmt: skip
+    table = {name: known(-1, 1, (-3, 5)) for name in "xacy"}
     Plan().run(graph, Context(find_target("ort-cpu"), calibration=Calibration("mean-max", table)))
-    data, result = graph.inputs[0].quant, graph.outputs[0].quant
-    assert data and result
-    assert float(data.scale) == pytest.approx(8 / 255)
-    assert float(result.scale) == pytest.approx(1.5 * 2 / 255)
+    given, inner, answer = (graph.find(name).quant for name in "xac")
+    assert given and inner and answer
+    assert float(given.scale) == pytest.approx(8 / 255)
+    assert float(inner.scale) == pytest.approx(2 / 255)
+    assert float(answer.scale) == pytest.approx(1.5 * 8 / 255)
 
 
 def test_results_that_floats_read_get_headroom() -> None:

@@ -21,6 +21,7 @@ from .base import Context, Pass, Report, single_reader
 from .bias import set_bias
 from .judge import contest
 from .layers import Clamp, Layer, clamp_behind, find_layers, last_layers
+from .mixes import with_mixes
 from .quant import write_qdq
 from .reconstruct import FEW_BITS, Data, Rounded, damping_for, reconstruct, settled
 from .rounding import Steps
@@ -123,15 +124,18 @@ class Round(Pass):
         ends = [(add or layer.adder).output for add, layer in zip(adds, layers, strict=True)]
         rng, kept, stop = np.random.default_rng(context.seed), 0, 0
         keep = keeper((self, graph, samples, context.target, context.seed))
+        judging = np.arange(len(samples)) % HOLD_OUT == HOLD_OUT - 1
+        feeds = partial(with_mixes, samples, np.flatnonzero(~judging).tolist(), context.seed)
         with (
-            Walker(graph, ends, samples) as plain,
-            Walker(simulated, [value for group in reads for value in group], samples) as walker,
+            Walker(graph, ends, feeds()) as plain,
+            Walker(simulated, [value for group in reads for value in group], feeds()) as walker,
         ):
+            judging = np.pad(judging, (0, walker.count - len(samples)))
             for k, (twin, inner) in enumerate(zip(twins, deployed, strict=True)):
                 visits = [walker.visit(stop + n) for n in range(len(reads[k]))]
                 stop += len(visits)
                 runs = zip(plain.visit(k), *visits, strict=True)
-                data, held = self._collect(twin, clamp_behind(ends[k]), runs, walker.count, rng)
+                data, held = self._collect(twin, clamp_behind(ends[k]), runs, judging, rng)
                 solve = partial(self._solve, twin, data, held, walker.count, context.target)
                 *parts, changed = keep(k, solve)
                 found = Rounded(*parts)
@@ -145,22 +149,25 @@ class Round(Pass):
         layer: Layer,
         clamp: Clamp | None,
         runs: Iterable[tuple[list[Array], ...]],
-        count: int,
+        judging: Array,
         rng: np.random.Generator,
     ) -> tuple[Data, Array]:
-        """Samples of a layer at places picked at random, and which of them are held back."""
+        """Samples of a layer at places picked at random, and which of them are held back.
+
+        `judging` tells it of the samples, bool [samples].
+        """
         width = layer.weights.numpy().size // layer.channels
         size = width * int(layer.node.attrs.get("group", 1))
-        most = max(1, min(self.places, ELEMENTS // size) // count)
+        most = max(1, min(self.places, ELEMENTS // size) // len(judging))
         inputs, beside, targets, held = [], [], [], []
-        for sample, ((wanted,), *others, (data,)) in enumerate(runs):
+        for judges, ((wanted,), *others, (data,)) in zip(judging, runs, strict=True):
             places = patches.places(layer.node, wanted)
             picked = rng.choice(places, min(places, most), replace=False)
             inputs.append(patches.inputs(layer.node, data, wanted.shape, picked))
             targets.append(patches.outputs(layer.node, wanted, picked))
             shown = others[0][0] if others else np.broadcast_to(np.float32(0), wanted.shape)
             beside.append(patches.outputs(layer.node, shown, picked))
-            held.append(np.full(len(picked), sample % HOLD_OUT == HOLD_OUT - 1))
+            held.append(np.full(len(picked), judges))
         low, high = (clamp.low, clamp.high) if clamp else (-np.inf, np.inf)
         rows = np.ascontiguousarray(np.concatenate(inputs).swapaxes(0, 1))
         wish = np.clip(np.concatenate(targets), low, high)

@@ -78,7 +78,7 @@ class Bias(Pass):
         if not stored and not (layers and any(node.precision == "int8" for node in graph)):
             report.note("no layer is quantized: nothing to correct")
             return
-        if context.results.get("round", {}).get("kept"):
+        if "round" in context.results:
             report.note("round has taken the mean errors into the biases: nothing to correct")
             return
         if self.mode == "analytic" and context.samples is None:

@@ -18,7 +18,7 @@ from ..ir.target import Target
 from ..ir.tensor import Array
 from . import patches
 from .base import Context, Pass, Report, single_reader
-from .bias import set_bias
+from .bias import Bias, set_bias
 from .judge import contest
 from .layers import Clamp, Layer, clamp_behind, find_layers, last_layers
 from .mixes import with_mixes
@@ -43,8 +43,9 @@ class Round(Pass):
     before it, already rounded; what it is to hand on, behind the Add of a shortcut and behind its
     Relu or Clip, from the float model. Integers start from GPTQ and change one or two at a time
     while the squared error falls; the bias takes the mean error; for 4 bits and fewer every row's
-    scale is chosen likewise. A layer that does not gain on samples held back gets the nearest
-    integers, and the outputs of the whole model decide whether the result stays.
+    scale is chosen likewise. Samples and mixes of two of them teach. A layer that does not gain on
+    samples held back gets the nearest integers, and the outputs of the whole model decide whether
+    the result stays: where corrected biases alone do as well, biases are corrected.
 
     Attributes:
         samples: use at most so many; a quarter of them judges.
@@ -80,23 +81,25 @@ class Round(Pass):
         twins = [layer.in_clone(where) for layer in layers]
         with context.progress("rounding", len(layers)) as advance:
             kept = self._layers(graph, layers, copy, twins, samples, context, advance)
+        unrounded, place = clone(graph)
+        Bias().run(unrounded, dataclasses.replace(context, report=Report(""), results={}))
         ends = [layer.output for layer in last_layers(graph, every)]
+        trials = [(g, [to[end] for end in ends]) for g, to in ((copy, where), (unrounded, place))]
         held_back = samples.split(HOLD_OUT)[1]
-        trial = (copy, [where[value] for value in ends])
-        (verdict,) = contest((graph, ends), [trial], held_back, target)
-        done = f"{kept} of {len(layers)} layers, {'kept' if verdict.accepted else 'dropped'}"
+        verdict, other = contest((graph, ends), trials, held_back, target)
+        wins = verdict.accepted and sum(verdict.gains) >= sum(other.gains)
+        done = f"{kept} of {len(layers)} layers, {'kept' if wins else 'dropped'}"
         report.note(f"{done}: {verdict} on {len(held_back)} samples held back")
-        context.results["round"] = {
-            "kept": verdict.accepted,
-            "before": verdict.before,
-            "after": verdict.after,
-        }
-        if verdict.accepted:
+        if wins:
             report.rewritten = kept
             for layer, twin in zip(layers, twins, strict=True):
                 layer.weights.quant = twin.weights.quant
                 assert twin.bias is not None
                 set_bias(graph, layer, twin.bias.numpy(), target)
+        else:
+            report.note(f"the nearest integers with corrected biases are as good: {other}")
+            Bias().run(graph, context)
+        context.results["round"] = {"kept": wins, "before": verdict.before, "after": verdict.after}
 
     def _layers(
         self,
@@ -140,6 +143,8 @@ class Round(Pass):
                 *parts, changed = keep(k, solve)
                 found = Rounded(*parts)
                 kept += bool(changed)
+                if not changed:
+                    context.report.skip("the nearest integers do as well", layers[k].node)
                 store(copy, twin, found, simulated, inner, context.target)
                 advance(1)
         return kept

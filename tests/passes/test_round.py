@@ -155,6 +155,21 @@ def test_bias_correction_has_nothing_left_to_do() -> None:
     ]
 
 
+def test_where_rounding_is_no_better_biases_are_corrected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Round, "_layers", lambda *_: 0)
+    found = {}
+    for passes in ("bias", "round", "round,bias"):
+        graph = NETS["chain"]()
+        samples = open_samples(data_for(graph, 20), graph.inputs)
+        context = Context(ORT.storing("int4"), samples=samples)
+        Pipeline(passes).run(graph, context)
+        found[passes] = [layer.bias.numpy() for layer in find_layers(graph, Report(""))]
+    assert context.results["round"]["kept"] is False
+    for passes in ("round", "round,bias"):
+        for expected, bias in zip(found["bias"], found[passes], strict=True):
+            np.testing.assert_array_equal(bias, expected)
+
+
 def test_a_dead_filter_stays_dead() -> None:
     weights = noise(6, 4, 3, 3)
     weights[2] = 0

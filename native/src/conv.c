@@ -25,6 +25,7 @@ static void release_phase(ptq_phase *p) {
   free(p->places);
   free(p->starts);
   free(p->bias);
+  free(p->padded);
 }
 
 static void release(void *state) {
@@ -283,6 +284,9 @@ ptq_status ptq_prepare_conv(const ptq_build *build, ptq_node *node) {
   if (status != PTQ_OK) return status;
   node->state_bytes =
       (size_t)(c->phase_count * c->groups) * (size_t)(c->group_weights + 4 * c->group_parameters);
+  for (int32_t i = 0; i < c->phase_count; i++)
+    if (c->phases[i].padded)
+      node->state_bytes += (size_t)(c->groups * c->phases[i].taps * c->group_parameters) * 4;
   for (int32_t i = 0; c->short_sums && !c->depthwise && i < c->phase_count; i++)
     node->state_bytes += (size_t)(c->groups * c->panel_count * c->phases[i].taps) *
                              (sizeof(ptq_run) + (size_t)c->steps * sizeof(int32_t)) +

@@ -63,8 +63,9 @@ typedef struct {
   int32_t *places; /* [groups][panels][taps][steps]: which input bytes each packed step reads */
   int16_t *starts; /* [sum_count][PTQ_SUM_LANES], taken off the bias */
   int64_t sum_count;
-  ptq_sums *sums; /* [panels] of depthwise layers, likewise */
-  int32_t *bias;  /* [groups][group_channels]: bias - x zero point * sum of weights */
+  ptq_sums *sums;  /* [panels] of depthwise layers, likewise */
+  int32_t *bias;   /* [groups][group_parameters]: bias - x zero point * sum of weights */
+  int32_t *padded; /* [groups][taps][group_parameters]: what a tap on padding adds; NULL if 0 */
 } ptq_phase;
 
 /* A part of a phase's positions: `count` per spatial dimension from `first` on, all images. */
@@ -134,8 +135,7 @@ struct ptq_conv {
   int64_t group_weights, group_parameters;
   float *real; /* [groups][group_parameters] multipliers, in the order of the panels */
   ptq_multiplier *multiplier;
-  uint8_t *padding;       /* one pixel of zero points */
-  const uint8_t *nothing; /* the same if they are zeros, which add nothing to a sum; else NULL */
+  uint8_t *padding; /* one pixel of zero points */
   ptq_phase
       *gathered; /* the taps whose inputs are copied side by side, then one tap to the kernel */
   size_t gathered_bytes; /* of each */
@@ -154,12 +154,19 @@ PTQ_INLINE int32_t ptq_panel_channel(int32_t width, int32_t lanes, int32_t posit
   return e / 4 * (4 * vectors) + v * 4 + e % 4;
 }
 
-/* Whether a tap falls on padding for all of these pixels and adds nothing. */
+/* Whether a tap falls on padding for all of these pixels: then its sums are known. */
 PTQ_INLINE bool ptq_skips_tap(const ptq_conv *c, const uint8_t *const *rows, int32_t count) {
-  if (rows[0] != c->nothing) return false;
+  if (rows[0] != c->padding) return false;
   for (int32_t i = 1; i < count; i++)
-    if (rows[i] != c->nothing) return false;
+    if (rows[i] != c->padding) return false;
   return true;
+}
+
+/* Those sums for a panel's channels; NULL if they are zeros. */
+PTQ_INLINE const int32_t *ptq_skipped_sums(const ptq_conv *c, const ptq_phase *p, int32_t group,
+                                           int64_t parameter, int32_t tap) {
+  if (!p->padded) return NULL;
+  return p->padded + ((int64_t)group * p->taps + tap) * c->group_parameters + parameter;
 }
 
 /* The epilogue of one pixel in plain C, for every rounding and type; acc in packed order, y and r

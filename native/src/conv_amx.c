@@ -84,12 +84,23 @@ PTQ_INLINE PTQ_AMX void multiply(const ptq_conv *c, const ptq_phase *p, const in
 }
 
 PTQ_INLINE PTQ_AMX void store_rows(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
-                                   int64_t parameter, const int n, const int32_t *sums,
-                                   int32_t count, uint8_t *const *y, const uint8_t *const *r) {
+                                   int32_t group, const uint8_t *const *rows, const int n,
+                                   const int32_t *sums, int32_t count, uint8_t *const *y,
+                                   const uint8_t *const *r) {
+  const int64_t parameter = group * c->group_parameters + panel->parameter;
+  __m512i skipped[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
+                        _mm512_setzero_si512()};
+  for (int32_t t = 0; p->padded && t < p->taps; t++, rows += c->block_rows) {
+    if (!ptq_skips_tap(c, rows, count)) continue;
+    const int32_t *known = ptq_skipped_sums(c, p, group, panel->parameter, t);
+    for (int j = 0; j < n; j++)
+      skipped[j] = _mm512_add_epi32(skipped[j], _mm512_loadu_si512(known + 16 * j));
+  }
   for (int32_t i = 0; i < count; i++) {
     __m512i acc[4];
     for (int j = 0; j < n; j++) {
       acc[j] = _mm512_loadu_si512(sums + i * PTQ_MAX_WIDTH + 16 * j);
+      acc[j] = _mm512_add_epi32(acc[j], skipped[j]);
       if (c->epilogue.direct)
         acc[j] = _mm512_add_epi32(acc[j], _mm512_loadu_si512(p->bias + parameter + 16 * j));
     }
@@ -100,20 +111,19 @@ PTQ_INLINE PTQ_AMX void store_rows(const ptq_conv *c, const ptq_phase *p, const 
 PTQ_AMX void ptq_conv_amx(const ptq_conv *c, const ptq_phase *p, const ptq_panel *panel,
                           int32_t group, const uint8_t *const *rows, int32_t count,
                           uint8_t *const *y, const uint8_t *const *r) {
-  const int64_t parameter = group * c->group_parameters + panel->parameter;
   const int8_t *w = p->weights + group * c->group_weights + panel->weights;
   int32_t sums[ROWS * PTQ_MAX_WIDTH];
   configure();
   if (panel->width == 16) {
     multiply(c, p, w, 16, rows, count, false, sums);
-    store_rows(c, p, panel, parameter, 1, sums, count, y, r);
+    store_rows(c, p, panel, group, rows, 1, sums, count, y, r);
   } else if (panel->width == 32) {
     multiply(c, p, w, 32, rows, count, true, sums);
-    store_rows(c, p, panel, parameter, 2, sums, count, y, r);
+    store_rows(c, p, panel, group, rows, 2, sums, count, y, r);
   } else {
     multiply(c, p, w, 64, rows, count, true, sums);
     multiply(c, p, w + 128, 64, rows, count, true, sums + 32);
-    store_rows(c, p, panel, parameter, 4, sums, count, y, r);
+    store_rows(c, p, panel, group, rows, 4, sums, count, y, r);
   }
   _tile_release();
 }

@@ -30,6 +30,12 @@ PTQ_INLINE PTQ_256 void tile(const epilogue_256 *e, const ptq_conv *c, const ptq
       start(e->direct, p->bias + parameter, 2, acc[i]);
   for (int32_t t = 0; t < p->taps; t++, rows += c->block_rows) {
     if (ptq_skips_tap(c, rows, m)) {
+      const int32_t *sums = ptq_skipped_sums(c, p, group, panel->parameter, t);
+      _Pragma("GCC unroll 8") for (int i = 0; i < m; i++) {
+        if (!sums) break;
+        acc[i][0] = _mm256_add_epi32(acc[i][0], load256(sums));
+        acc[i][1] = _mm256_add_epi32(acc[i][1], load256(sums + 8));
+      }
       w += bytes * 16;
       continue;
     }

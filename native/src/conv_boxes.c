@@ -1,6 +1,6 @@
-/* The order in which a convolution computes its positions. A kernel skips a tap that falls on zeros
- * for all pixels of a tile, so where a dilated window often does, positions that see the same taps
- * come together. */
+/* The order in which a convolution computes its positions. A kernel skips a tap that falls on
+ * padding for all pixels of a tile, so where a dilated window often does, positions that see the
+ * same taps come together. */
 #include "conv.h"
 
 enum { MOST_PARTS = 16, FEWEST_ROWS = 24 }; /* fewer fill tiles badly */
@@ -46,7 +46,7 @@ static void plan(const ptq_conv *c, const ptq_phase *p, parts s[3]) {
       shortest = (int32_t)ptq_min(shortest, s[d].end[i] - first_of(&s[d], i));
     least *= shortest;
   }
-  if (c->nothing && least >= FEWEST_ROWS) return;
+  if (least >= FEWEST_ROWS) return;
   for (int32_t d = 0; d < 3; d++) s[d] = (parts){.count = 1, .end = {p->count[d]}};
 }
 

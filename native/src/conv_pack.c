@@ -38,6 +38,10 @@ static ptq_status pack_phase(const ptq_build *build, const ptq_node *node, ptq_c
   /* group_weights was laid out for all taps; a phase uses the front of each panel */
   p->weights = ptq_alloc((size_t)(c->groups * c->group_weights) + PTQ_SLACK);
   p->bias = ptq_alloc((size_t)(c->groups * c->group_parameters) * sizeof *p->bias);
+  if (c->in_zero != 0 && !c->depthwise) {
+    p->padded = ptq_alloc((size_t)(c->groups * p->taps * c->group_parameters) * sizeof *p->padded);
+    if (!p->padded) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
+  }
   if (!p->weights || !p->bias) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
   memset(p->weights, c->weight_zero, (size_t)(c->groups * c->group_weights));
   for (int32_t g = 0; g < c->groups; g++)
@@ -55,6 +59,9 @@ static ptq_status pack_phase(const ptq_build *build, const ptq_node *node, ptq_c
           int32_t value = weight_at(w, (o * total_taps + p->place[t]) * c->k + k);
           to[(j / 4 * panel->width + position) * 4 + j % 4] = (int8_t)value;
           sum += value - c->weight_zero;
+          if (p->padded)
+            p->padded[(g * p->taps + t) * c->group_parameters + panel->parameter + position] +=
+                (value - c->weight_zero) * c->in_zero;
           reach += abs(value) * 255;
         }
         int64_t b = bias ? ((const int32_t *)(const void *)bias->data)[o] : 0;
@@ -128,7 +135,6 @@ ptq_status ptq_conv_pack(const ptq_build *build, const ptq_node *node, ptq_conv 
   if (c->depthwise) pixel = ptq_depthwise_padding(c);
   c->padding = ptq_alloc(pixel);
   if (!c->padding) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
-  c->nothing = c->in_zero == 0 ? c->padding : NULL;
   for (size_t i = 0; i < pixel; i++) {
     int16_t wide = (int16_t)c->in_zero;
     c->padding[i] = c->in_element == 1 ? (uint8_t)c->in_zero : ((const uint8_t *)&wide)[i % 2];

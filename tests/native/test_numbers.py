@@ -99,7 +99,7 @@ def test_weights_with_a_zero_point() -> None:
 @pytest.mark.parametrize("isa", ["scalar", "amx"])
 @pytest.mark.parametrize("size, stride", [([70], 1), ([70], 2), ([13, 17], 1)])
 def test_taps_far_apart(size: list[int], stride: int, isa: str, zero: int) -> None:
-    """Where the padding is zero, positions that see the same taps are computed together."""
+    """Positions that see the same taps are computed together; what padding adds is known."""
     rng = np.random.default_rng(7)
     n = len(size)
     strides, dilations, begin = [stride] * n, [6] * n, [6] * n

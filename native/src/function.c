@@ -103,7 +103,7 @@ PTQ_INLINE void round_body(const ptq_function *f, const float *restrict x, int64
 
 PTQ_INLINE void softmax_body(const float *restrict x, float *restrict y, int64_t n) {
   const limits l = *limits_source;
-  float tops[LANES], sums[LANES] = {0}, top = x[0], sum = 0;
+  float tops[LANES], sums[LANES] = {0}, top = x[0];
   int64_t i = 0;
   for (int32_t j = 0; j < LANES; j++) tops[j] = x[0];
   for (; i + LANES <= n; i += LANES)
@@ -114,15 +114,22 @@ PTQ_INLINE void softmax_body(const float *restrict x, float *restrict y, int64_t
   for (i = 0; i + LANES <= n; i += LANES)
     for (int32_t j = 0; j < LANES; j++) sums[j] += y[i + j];
   for (int32_t j = 0; i < n; i++, j++) sums[j] += y[i];
-  for (int32_t j = 0; j < LANES; j++) sum += sums[j];
-  for (i = 0; i < n; i++) y[i] /= sum;
+  for (int32_t half = LANES / 2; half > 0; half /= 2)
+    for (int32_t j = 0; j < half; j++) sums[j] += sums[j + half];
+  const float share = 1.0f / sums[0];
+  for (i = 0; i < n; i++) y[i] *= share;
 }
 
 PTQ_VERSIONS(softmax, (const float *x, float *y, int64_t n), (x, y, n))
 PTQ_VERSIONS(apply, (const ptq_function *f, float *x, int64_t n), (f, x, n))
 PTQ_VERSIONS(round, (const ptq_function *f, const float *x, int64_t n, uint8_t *y), (f, x, n, y))
 
-ptq_softmax_fn *ptq_softmax_choose(const ptq_build *build) { return PTQ_SELECT(build, softmax); }
+ptq_softmax_fn *ptq_softmax_choose(const ptq_build *build) {
+#if PTQ_X86
+  if (build->isa >= PTQ_ISA_AVX512VNNI) return ptq_softmax_avx512;
+#endif
+  return PTQ_SELECT(build, softmax);
+}
 
 ptq_status ptq_read_function(const ptq_build *build, const ptq_value *constant, const ptq_value *y,
                              const int32_t limits[2], ptq_function *f) {

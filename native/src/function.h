@@ -27,5 +27,8 @@ ptq_status ptq_read_function(const ptq_build *build, const ptq_value *constant, 
 /* y = exp(x - max x) / sum of these, n elements, summed in sixteen parts on every machine. */
 typedef void ptq_softmax_fn(const float *x, float *y, int64_t n);
 ptq_softmax_fn *ptq_softmax_choose(const ptq_build *build);
+#if PTQ_X86
+ptq_softmax_fn ptq_softmax_avx512;
+#endif
 
 #endif

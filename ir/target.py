@@ -79,6 +79,7 @@ class Target:
             before VNNI), so weights that can overflow it lose a bit.
         rounds_float_weights: the engine makes int8 of the weights of a float product between
             quantized tensors, unless it is kept from that.
+        quantizes_early: where a data mover's only reader is quantized, so is its operand.
         joins_sums: the engine makes one float operator of a MatMul and its bias before it looks for
             products of stored tensors, unless it is kept from that.
         costs: see `Costs`.
@@ -102,6 +103,7 @@ class Target:
     requantize: Literal["float", "fixed", "gemmlowp"] = "float"
     saturating_pairs: bool = False
     rounds_float_weights: bool = False
+    quantizes_early: bool = False
     joins_sums: bool = False
     costs: Costs = Costs()
     engine: str = ""
@@ -218,6 +220,7 @@ def read_target(path: Path) -> Target:
         requantize=arithmetic.take("requantize", str, "float", ("float", "fixed", "gemmlowp")),
         saturating_pairs=arithmetic.take("saturating-pairs", bool, False),
         rounds_float_weights=arithmetic.take("rounds-float-weights", bool, False),
+        quantizes_early=arithmetic.take("quantizes-early", bool, False),
         joins_sums=arithmetic.take("joins-sums", bool, False),
         costs=_costs(reader.section("costs")),
         engine=reader.take("engine", str, "", ("", *PACKAGES)),

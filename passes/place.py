@@ -20,6 +20,8 @@ from .quantized import brought_grid
 from .units import Unit, data_inputs, makers_and_readers
 
 Why = Literal["must", "hurts", "converts"]
+SHAPERS = 4
+"""So many convolutions at most decide on the layout of an image."""
 REASONS: dict[Why, str] = {
     "hurts": "integers would lose accuracy",
     "converts": "converting would cost more than it saves",
@@ -98,14 +100,19 @@ def places(units: list[Unit], graph: Graph, target: Target) -> Places:
         users = [reader.get(node, outside) for node, _ in value.uses]
         if not users or value.const is not None:
             continue
-        problem.links.append(_link(value, maker.get(value, outside), users, units, target))
+        home = maker.get(value, outside)
+        problem.links.append(_link(value, home, users, units, target))
+        if target.quantizes_early and len(users) == 1 and home < outside:
+            early = _when_quantized_early(units[home], times[home])
+            problem.links.append(Link(home, tuple(users), early, 0.0))
         shaped = tuple(k for k in dict.fromkeys(users) if k < outside and _has_layout(units[k]))
         if value in shapers and shaped and any(layout := layout_times(value, target)):
-            problem.links.append(Link(shapers[value], shaped, *layout))
+            problem.links.append(Link(shapers[value][-1], shaped, *layout))
     for k, time in enumerate(times):
         if any(time.apart):
-            home = maker.get(data_inputs(units[k].node)[0][1], outside)
-            problem.links.append(Link(home, (k,), time.apart[1], time.apart[0]))
+            value = data_inputs(units[k].node)[0][1]
+            around = shapers.get(value) or (maker.get(value, outside),)
+            problem.links.append(Link(k, around, *time.apart))
     touching: list[list[int]] = [[] for _ in range(outside + 1)]
     for number, link in enumerate(problem.links):
         for k in {link.producer, *link.consumers}:
@@ -120,21 +127,29 @@ def _has_layout(unit: Unit) -> bool:
 
 def _shapers(
     graph: Graph, units: Sequence[Unit], maker: Mapping[Value, int], outside: int
-) -> dict[Value, int]:
-    """Image -> the convolution in whose layout it is; `outside` for what the caller feeds.
+) -> dict[Value, tuple[int, ...]]:
+    """Image -> the convolutions in whose layout it is; `outside` for what the caller feeds.
 
     What is between convolutions takes images in any layout and leaves them in it; where it has
-    several, in that of the latest.
+    several, in that of the latest, which comes last here. Of a sum of many only a few are kept.
     """
-    found = {value: outside for value in graph.inputs if value.rank == 4}
+    found: dict[Value, tuple[int, ...]] = {v: (outside,) for v in graph.inputs if v.rank == 4}
     for value, k in maker.items():
         if _has_layout(units[k]):
-            found[value] = k
+            found[value] = (k,)
         elif value.rank == 4 and not units[k].node.is_op(*FREE, "Transpose"):
-            before = [found[v] for _, v in data_inputs(units[k].node) if v in found]
+            before = {j for _, v in data_inputs(units[k].node) for j in found.get(v, ())}
             if before:
-                found[value] = max(before, key=lambda shaper: (shaper != outside, shaper))
+                latest = sorted(before, key=lambda j: (j != outside, j))
+                found[value] = tuple(latest[-SHAPERS:])
     return found
+
+
+def _when_quantized_early(unit: Unit, times: Times) -> float:
+    """How much longer a mover in float takes when its result is quantized: it moves integers."""
+    if unit.kind != "agnostic" or unit.reason:
+        return 0.0
+    return max(times.in_integers + times.apart[1] - times.in_float, 0.0)
 
 
 def _link(

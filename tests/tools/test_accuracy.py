@@ -174,14 +174,14 @@ def test_weights_are_rounded_better_before_anything_goes_to_float() -> None:
     graph = save(net.done(net.conv(x, 2)))
     rng = np.random.default_rng(1)
     data = [{"x": rng.normal(0.3, 1.0, SHAPE).astype(np.float32)} for _ in range(24)]
-    done = quantize(graph, data, weights="int4", min_sqnr=20).report.accuracy
+    done = quantize(graph, data, weights="int4", min_sqnr=19).report.accuracy
     assert [step["step"] for step in done["steps"]] == [step.title for step in (
         STEPS[0], STEPS[1], STEPS[3]
     )], "biases are corrected by the default pipeline"  # fmt: skip
     assert done["steps"][-1]["kept"]
     assert done["worst_at_first"] < 18
-    assert done["worst"] >= 20
-    assert "reverted" not in done
+    assert done["worst"] >= 19
+    assert "reverted" not in done and "widened" not in done
 
 
 def test_pipelines_of_the_user_are_not_changed_unless_asked(model: object) -> None:

@@ -300,12 +300,17 @@ def resize(low: Lowering, node: Node) -> list[Abstract]:
     tables = [_axis_table(node, shape[d], out[d], factors[d], linear) for d in range(2, rank)]
 
     def emit(target: Target | None) -> Stored:
-        if target is None or target.dtype not in (Type.U8, Type.S8):
-            raise Declined("a Resize that is not rounded to 8 bits")
+        if target is None and rank == 5:
+            raise Declined("a Resize of three dimensions that is not rounded to 8 bits")
+        if target is not None and target.dtype not in (Type.U8, Type.S8):
+            raise Declined("a Resize that is rounded to more than 8 bits")
         stage = low.stage([x.stored])
         source = _channels_last(low, x, stage)
-        order = channels_last(rank)
-        y = low.make(stage, target.dtype, out, order, target.scale, target.zero_point)
+        if target is None:
+            y = low.make(stage, Type.F32, out)
+        else:
+            order = channels_last(rank)
+            y = low.make(stage, target.dtype, out, order, target.scale, target.zero_point)
         table = low.models[stage].constant(np.concatenate(tables))
         inputs = [low.grid_id(source, stage), table]
         return low.emit(stage, Kind.RESIZE, inputs, y, [rank - 2, int(linear)])

@@ -3,7 +3,7 @@
  * same taps come together. */
 #include "conv.h"
 
-enum { MOST_PARTS = 16, FEWEST_ROWS = 24 }; /* fewer fill tiles badly */
+enum { MOST_PARTS = 16, FEWEST_ROWS = 16 }; /* fewer read the weights too often */
 
 typedef struct {
   int32_t count, end[MOST_PARTS];

@@ -11,6 +11,8 @@ typedef struct {
   int32_t in_zero, out_zero;
 } grid_change;
 
+typedef void line_fn(const int32_t *low, const int32_t *high, const int32_t *weight,
+                     const int32_t *from, float *y, int64_t n, float unit);
 typedef void blend_fn(const grid_change *g, uint8_t *y, const uint8_t *const corner[4],
                       const int32_t w[4], int64_t n);
 
@@ -22,6 +24,8 @@ typedef struct {
   uint8_t table[256]; /* to the output's grid, for copies */
   grid_change grid;
   blend_fn *blend;
+  line_fn *line; /* of reals, each in units of `unit` */
+  float unit;
   int32_t tables[];
 } state;
 
@@ -111,14 +115,58 @@ static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *c
   return PTQ_OK;
 }
 
+PTQ_INLINE void line_body(const int32_t *restrict low, const int32_t *restrict high,
+                          const int32_t *restrict weight, const int32_t *restrict from,
+                          float *restrict y, int64_t n, float unit) {
+  for (int64_t i = 0; i < n; i++)
+    y[i] = (float)(from[low[i]] * (ONE - weight[i]) + from[high[i]] * weight[i]) * unit;
+}
+
+PTQ_VERSIONS(line,
+             (const int32_t *low, const int32_t *high, const int32_t *weight, const int32_t *from,
+              float *y, int64_t n, float unit),
+             (low, high, weight, from, y, n, unit))
+
+/* Reals come channel by channel: two lines of input blended into one of each channel, then that
+ * along itself. */
+static ptq_status run_reals(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,
+                            int64_t begin, int64_t end, uint8_t *scratch) {
+  const state *s = node->state;
+  const int64_t channels = s->channels, width = s->in[2];
+  const int32_t zero = node->in[0]->zero_point * ONE;
+  int32_t *from = (int32_t *)(void *)scratch;
+  for (int64_t row = begin; row < end; row++) {
+    const int64_t image = row / s->out[1], at = row % s->out[1];
+    const uint8_t *x = in[0] + image * s->in[1] * width * channels;
+    const uint8_t *low = x + s->low[1][at] * width * channels;
+    const uint8_t *high = x + s->high[1][at] * width * channels;
+    const int32_t weight = s->weight[1][at];
+    for (int64_t i = 0; i < width; i++)
+      for (int64_t c = 0; c < channels; c++)
+        from[c * width + i] =
+            low[i * channels + c] * (ONE - weight) + high[i * channels + c] * weight - zero;
+    for (int64_t c = 0; c < channels; c++)
+      s->line(s->low[2], s->high[2], s->weight[2], from + c * width,
+              (float *)(void *)out[0] + ((image * channels + c) * s->out[1] + at) * s->out[2],
+              s->out[2], s->unit);
+  }
+  return PTQ_OK;
+}
+
+/* The sizes after the batch, or after batch and channels. */
+static const int32_t *spatial(const ptq_value *y) {
+  return y->dims + (y->dtype == PTQ_F32 ? 2 : 1);
+}
+
 static ptq_status read_tables(const ptq_build *build, const ptq_node *node, state *s, int32_t n) {
-  const ptq_value *x = node->in[0], *tables = node->in[1], *y = node->out[0];
+  const ptq_value *x = node->in[0], *tables = node->in[1];
+  const int32_t *size = spatial(node->out[0]);
   memcpy(s->tables + 3, tables->data, tables->bytes);
   const int32_t *at = s->tables + 3;
   for (int32_t i = 0; i < 3; i++) {
     int32_t j = i - (3 - n);
     s->in[i] = j < 0 ? 1 : x->dims[1 + j];
-    s->out[i] = j < 0 ? 1 : y->dims[1 + j];
+    s->out[i] = j < 0 ? 1 : size[j];
     s->low[i] = s->high[i] = s->weight[i] = s->tables; /* of an absent dimension: zeros */
     if (j < 0) continue;
     s->low[i] = at;
@@ -141,13 +189,16 @@ ptq_status ptq_prepare_resize(const ptq_build *build, ptq_node *node) {
               "wrong number of operands");
   const ptq_value *x = node->in[0], *tables = node->in[1], *y = node->out[0];
   int32_t n = node->attr[0];
+  const bool reals = y->dtype == PTQ_F32;
   PTQ_REQUIRE(n >= 1 && n <= 3 && x->rank == n + 2 && y->rank == n + 2 &&
-                  x->dims[0] == y->dims[0] && x->dims[n + 1] == y->dims[n + 1],
+                  x->dims[0] == y->dims[0] && x->dims[n + 1] == y->dims[reals ? 1 : n + 1],
               "shapes do not fit");
-  PTQ_REQUIRE(x->dtype == PTQ_U8 && y->dtype == PTQ_U8, "types are not 8-bit");
-  PTQ_REQUIRE(ptq_multiplier_fits(build, x->scale / y->scale), "the output grid is too fine");
+  PTQ_REQUIRE(x->dtype == PTQ_U8 && (y->dtype == PTQ_U8 || reals), "types are not 8-bit");
+  PTQ_REQUIRE(!reals || (n < 3 && node->attr[1]), "reals of three dimensions, or of copies");
+  PTQ_REQUIRE(reals || ptq_multiplier_fits(build, x->scale / y->scale),
+              "the output grid is too fine");
   int64_t total = 0;
-  for (int32_t d = 0; d < n; d++) total += 3 * (int64_t)y->dims[1 + d];
+  for (int32_t d = 0; d < n; d++) total += 3 * (int64_t)spatial(y)[d];
   PTQ_REQUIRE(tables->role == PTQ_CONSTANT && tables->dtype == PTQ_S32 && tables->count == total,
               "the tables do not fit the output");
   state *s = node->state = ptq_alloc(sizeof *s + ((size_t)total + 3) * sizeof(int32_t));
@@ -156,6 +207,16 @@ ptq_status ptq_prepare_resize(const ptq_build *build, ptq_node *node) {
   if (status != PTQ_OK) return status;
   s->channels = x->dims[n + 1];
   s->linear = node->attr[1] != 0;
+  node->tasks = (int64_t)y->dims[0] * s->out[0] * s->out[1];
+  node->work = (double)y->count * (s->linear ? 4 : 1);
+  node->kernel = ptq_isa_name(build->isa);
+  if (reals) {
+    s->line = PTQ_SELECT(build, line);
+    s->unit = ldexpf(x->scale, -FRACTION);
+    node->scratch = (size_t)s->channels * (size_t)s->in[2] * sizeof(int32_t);
+    node->run = run_reals;
+    return PTQ_OK;
+  }
   s->blend = build->requant == PTQ_REQUANT_FLOAT ? PTQ_SELECT(build, blend) : blend_rounded;
   s->grid = (grid_change){
       .mode = build->requant,
@@ -163,9 +224,6 @@ ptq_status ptq_prepare_resize(const ptq_build *build, ptq_node *node) {
       .in_zero = x->zero_point,
       .out_zero = y->zero_point};
   ptq_grid_table(build->requant, x, y, s->table);
-  node->tasks = (int64_t)y->dims[0] * s->out[0] * s->out[1];
-  node->work = (double)y->count * (s->linear ? 4 : 1);
   node->run = run;
-  node->kernel = ptq_isa_name(build->isa);
   return PTQ_OK;
 }

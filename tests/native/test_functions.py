@@ -189,6 +189,9 @@ REALS = {
     "Softmax": "y = Softmax<axis=1>(c)",
     "Softmax of integers": GRIDS + "y = Softmax<axis=1>(d)",
     "Concat": GRIDS + "y = Concat<axis=1>(d, e)",
+    "Resize": GRIDS
+    + """times = Constant<value_floats=[1.0,1.0,4.0,2.0]>()
+  y = Resize<mode="linear">(d, , times)""",
     "Softmax of a Concat": GRIDS + "j = Concat<axis=1>(d, e)\n  y = Softmax(j)",
 }
 

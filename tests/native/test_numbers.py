@@ -328,10 +328,16 @@ def test_linear_resize_rounds_once(mode: str, n: int, same_grid: bool) -> None:
     y = model.tensor(Type.U8, (2, *out, 6), scale, zero, Role.OUTPUT)
     table = model.constant(np.concatenate(tables).astype(np.int32))
     model.op(Kind.RESIZE, [number, table], [y], [n, 1])
+    if n < 3:
+        real = model.tensor(Type.F32, (2, 6, *out), 1.0, 0, Role.OUTPUT)
+        model.op(Kind.RESIZE, [number, table], [real], [n, 1])
     units = blended * 2048 if n == 1 else (blended + 1024) // 2048 if n == 3 else blended
     m = np.float32(0.5) / np.float32(scale) / np.float32(1 << 22)
     want = ref.to_grid(ref.requantize(units - (40 << 22), m, mode), zero, 0, 255)
     np.testing.assert_array_equal(run(model, x, requantize=mode), want)
+    if n < 3:
+        reals = (units - (40 << 22)).astype(np.float32) * np.float32(0.5 / (1 << 22))
+        np.testing.assert_array_equal(Kernel(model).run([x])[1], np.moveaxis(reals, -1, 1))
 
 
 def test_softmax_is_within_one_step() -> None:

@@ -106,7 +106,8 @@ typedef enum {
   /* x, of 8 bits or F32 as y : over the last axis */
   PTQ_SOFTMAX = 11,
   /* x, tables S32 : spatial, linear.  Per spatial dimension of n outputs: n low indices, n high
-   * indices, n weights of the high one in units of 1/2048. */
+   * indices, n weights of the high one in units of 1/2048. Linear ones of up to two dimensions may
+   * give y F32 [N, C, spatial...]. */
   PTQ_RESIZE = 12,
   /* x of any type : n, src_offset, dst_offset, fill, dims[n], src_strides[n], dst_strides[n].
    * Transpose, Slice, Split, Pad, DepthToSpace, Expand: y[dst] = x[src], elsewhere fill. */

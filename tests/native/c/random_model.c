@@ -335,8 +335,13 @@ static void make_resize(random_model *m) {
   }
   int32_t x = add_image(m, activation_type(), PTQ_INPUT, batch, n, in, c);
   int32_t tables = add_constant(m, PTQ_S32, 1, &total);
-  int32_t y = add_image(m, activation_type(), PTQ_OUTPUT, batch, n, out, c);
-  int linear = pick(2);
+  int linear = pick(2), reals = linear && n < 3 && pick(3) == 0;
+  int32_t y = add_image(m, reals ? PTQ_F32 : activation_type(), PTQ_OUTPUT, batch, n, out, c);
+  if (reals) { /* channel by channel */
+    int32_t *dims = m->tensors[y].dims;
+    for (int32_t d = n; d > 0; d--) dims[d + 1] = dims[d];
+    dims[1] = c;
+  }
   int32_t *t = constant_data(m, tables);
   for (int32_t d = 0; d < n; d++)
     for (int32_t j = 0; j < 3; j++)

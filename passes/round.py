@@ -112,18 +112,8 @@ class Round(Pass):
         advance: Callable[[int], None],
     ) -> int:
         """Round the layers of `copy`, called `twins`; how many differ from the nearest."""
-        simulated, where = clone(copy)
-        deployed = [twin.in_clone(where) for twin in twins]
+        simulated, deployed, reads = _deployed(copy, layers, twins, context.target)
         adds = [shortcut(layer, layers[k:]) for k, layer in enumerate(layers)]
-        others = [
-            shortcut(inner, deployed[k:]) if adds[k] else None for k, inner in enumerate(deployed)
-        ]
-        write_qdq(simulated, context.target)
-        fold_weights(simulated)
-        reads = [
-            [inner.data] if add is None else [_beside(add, inner), inner.data]
-            for add, inner in zip(others, deployed, strict=True)
-        ]
         ends = [(add or layer.adder).output for add, layer in zip(adds, layers, strict=True)]
         rng, kept, stop = np.random.default_rng(context.seed), 0, 0
         keep = keeper((self, graph, samples, context.target, context.seed))
@@ -225,6 +215,29 @@ def _takes(layer: Layer, report: Report) -> bool:
     if reason:
         report.skip(reason, layer.node)
     return not reason
+
+
+def _deployed(
+    graph: Graph, layers: list[Layer], twins: list[Layer], target: Target
+) -> tuple[Graph, list[Layer], list[list[Value]]]:
+    """A copy of `graph` with its grids written out, in it `twins`, and what each is found from.
+
+    That is what it reads, and before it what is added to its result where `layers`, its
+    counterparts in the float model, have a shortcut.
+    """
+    simulated, where = clone(graph)
+    deployed = [twin.in_clone(where) for twin in twins]
+    adds = [
+        shortcut(inner, deployed[k:]) if shortcut(layers[k], layers[k:]) else None
+        for k, inner in enumerate(deployed)
+    ]
+    write_qdq(simulated, target)
+    fold_weights(simulated)
+    reads = [
+        [inner.data] if add is None else [_beside(add, inner), inner.data]
+        for add, inner in zip(adds, deployed, strict=True)
+    ]
+    return simulated, deployed, reads
 
 
 def shortcut(layer: Layer, later: Iterable[Layer]) -> Node | None:

@@ -88,7 +88,8 @@ ptq_status ptq_conv_epilogue(const ptq_build *build, const ptq_node *node, ptq_c
   }
   /* Vector kernels convert to integers before they clamp, which wraps beyond 2^31. */
   const bool bounded = !add || 255 * ((double)e->adder.ma + (double)e->adder.mb) < 2e9;
-  e->direct = e->dtype == PTQ_F32 || (narrow && bounded && build->requant == PTQ_REQUANT_FLOAT);
+  e->direct = e->dtype == PTQ_F32 || e->dtype == PTQ_S32 ||
+              (narrow && bounded && build->requant == PTQ_REQUANT_FLOAT);
   return status;
 }
 

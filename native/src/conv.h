@@ -87,7 +87,7 @@ typedef struct {
   ptq_lut_fn *lookup; /* for the table */
   bool has_function;
   ptq_function function; /* of the reals, panel by panel */
-  bool direct;           /* F32, or U8 and float rounding: vector kernels do it in registers */
+  bool direct;           /* F32, S32, or U8 and float rounding: vector kernels do it in registers */
 } ptq_epilogue;
 
 typedef struct ptq_conv ptq_conv;

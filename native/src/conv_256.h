@@ -40,7 +40,7 @@ typedef struct {
   __m256i zero, residual_zero;
   __m128i lowest, highest;
   int32_t at, valid;
-  bool direct, add, reals;
+  bool direct, add, reals, sums;
 } epilogue_256;
 
 PTQ_INLINE PTQ_256 epilogue_256 load_epilogue(const ptq_conv *c, const ptq_panel *panel,
@@ -61,6 +61,7 @@ PTQ_INLINE PTQ_256 epilogue_256 load_epilogue(const ptq_conv *c, const ptq_panel
   v.direct = e->direct;
   v.add = e->add;
   v.reals = e->dtype == PTQ_F32;
+  v.sums = e->dtype == PTQ_S32;
   for (int j = 0; j < n; j++) v.real[j] = _mm256_loadu_ps(c->real + parameter + 8 * j);
   return v;
 }
@@ -115,7 +116,7 @@ PTQ_INLINE PTQ_256 void start(bool direct, const int32_t *bias, const int n, __m
   for (int j = 0; j < n; j++) acc[j] = direct ? load256(bias + 8 * j) : _mm256_setzero_si256();
 }
 
-/* n vectors of reals in the order of the channels. */
+/* n vectors of reals, or of sums as they are, in the order of the channels. */
 PTQ_INLINE PTQ_256 void store_reals(const epilogue_256 *v, const __m256 f[4], const int n,
                                     uint8_t *y) {
   float tile[PTQ_MAX_WIDTH];
@@ -140,8 +141,10 @@ PTQ_INLINE PTQ_256 void finish(const epilogue_256 *v, const ptq_conv *c, const p
   }
   __m256i q[4];
   __m256 f[4];
-  for (int j = 0; j < n; j++) f[j] = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[j]), v->real[j]);
-  if (v->reals) {
+  for (int j = 0; j < n; j++)
+    f[j] = v->sums ? _mm256_castsi256_ps(acc[j])
+                   : _mm256_mul_ps(_mm256_cvtepi32_ps(acc[j]), v->real[j]);
+  if (v->reals || v->sums) {
     store_reals(v, f, n, y + sizeof(float) * (size_t)v->at);
     return;
   }

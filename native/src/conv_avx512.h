@@ -79,7 +79,7 @@ PTQ_INLINE PTQ_AVX512 void ptq_narrow_512(const ptq_bytes_512 *v, const __m512i 
   }
 }
 
-/* n vectors of reals in the order of the channels. */
+/* n vectors of reals, or of sums as they are, in the order of the channels. */
 PTQ_INLINE PTQ_AVX512 void ptq_store_reals_512(int32_t valid, const __m512 f[4], const int n,
                                                uint8_t *y) {
   float tile[PTQ_MAX_WIDTH];
@@ -136,9 +136,11 @@ PTQ_INLINE PTQ_AVX512 void ptq_store_512(const ptq_conv *c, const ptq_phase *p,
     }
     return;
   }
-  if (e->dtype == PTQ_F32) {
+  if (e->dtype == PTQ_F32 || e->dtype == PTQ_S32) {
     PTQ_UNROLL for (int i = 0; i < m; i++) {
-      PTQ_UNROLL for (int j = 0; j < n; j++) f[j] = ptq_scaled_512(acc[n * i + j], real + 16 * j);
+      PTQ_UNROLL for (int j = 0; j < n; j++) f[j] =
+          e->dtype == PTQ_S32 ? _mm512_castsi512_ps(acc[n * i + j])
+                              : ptq_scaled_512(acc[n * i + j], real + 16 * j);
       ptq_store_reals_512(panel->valid, f, n, y[i] + sizeof(float) * (size_t)panel->at);
     }
     return;

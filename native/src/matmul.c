@@ -17,6 +17,8 @@ typedef struct {
   size_t rows_bytes, weights_bytes, bias_bytes; /* of scratch */
   void (*finish)(uint8_t *y, const int32_t *sum, int64_t n, int32_t row, float m, int32_t zero,
                  int32_t lo, int32_t hi);
+  void (*finish_floats)(float *y, const int32_t *sum, int64_t n, int32_t row, float m);
+  void (*join)(const uint8_t *const *rows, int32_t n, uint32_t *words, uint32_t *sums);
 } state;
 
 PTQ_INLINE void finish_body(uint8_t *restrict y, const int32_t *restrict sum, int64_t n,
@@ -31,44 +33,71 @@ PTQ_VERSIONS(finish,
               int32_t lo, int32_t hi),
              (y, sum, n, row, m, zero, lo, hi))
 
+PTQ_INLINE void finish_floats_body(float *restrict y, const int32_t *restrict sum, int64_t n,
+                                   int32_t row, float m) {
+  for (int64_t i = 0; i < n; i++) y[i] = (float)(int32_t)((uint32_t)sum[i] - (uint32_t)row) * m;
+}
+
+PTQ_VERSIONS(finish_floats, (float *y, const int32_t *sum, int64_t n, int32_t row, float m),
+             (y, sum, n, row, m))
+
+/* Four rows of B side by side, channel by channel, and their sums; all less 128. */
+PTQ_INLINE void join_body(const uint8_t *const *rows, int32_t n, uint32_t *restrict words,
+                          uint32_t *restrict sums) {
+  const uint8_t *r0 = rows[0], *r1 = rows[1], *r2 = rows[2], *r3 = rows[3];
+  for (int32_t i = 0; i < n; i++) {
+    const uint32_t word =
+        (uint32_t)r0[i] | (uint32_t)r1[i] << 8 | (uint32_t)r2[i] << 16 | (uint32_t)r3[i] << 24;
+    words[i] = word ^ 0x80808080;
+    sums[i] += (uint32_t)(r0[i] + r1[i] + r2[i] + r3[i] - 4 * 128);
+  }
+}
+
+PTQ_VERSIONS(join, (const uint8_t *const *rows, int32_t n, uint32_t *words, uint32_t *sums),
+             (rows, n, words, sums))
+
 /* B [k, n] into panels, and the constant of each column. */
 static void pack(const state *s, const uint8_t *b, int8_t *weights, int32_t *bias) {
   const ptq_conv *c = &s->conv;
+  const uint32_t za = (uint32_t)s->a_zero, zb = (uint32_t)s->b_zero;
+  uint8_t none[PTQ_MAX_WIDTH];
+  memset(none, 0x80, sizeof none);
   for (int32_t i = 0; i < c->panel_count; i++) {
     const ptq_panel *panel = &c->panels[i];
-    for (int32_t position = 0; position < panel->width; position++) {
-      int32_t channel = ptq_panel_channel(panel->width, c->lanes, position);
-      int8_t *to = weights + panel->weights + 4 * position;
-      uint32_t sum = 0;
-      for (int64_t k = 0; k < 4 * (int64_t)c->steps; k++) {
-        bool exists = k < s->k && channel < panel->valid;
-        int8_t value = exists ? (int8_t)(b[k * s->n + panel->first + channel] ^ 0x80) : 0;
-        to[k / 4 * 4 * panel->width + k % 4] = value;
-        sum += (uint32_t)value;
-      }
-      uint32_t za = (uint32_t)s->a_zero, zb = (uint32_t)s->b_zero;
-      bias[panel->parameter + position] = (int32_t)((uint32_t)s->k * za * zb - za * sum);
+    uint32_t words[PTQ_MAX_WIDTH] = {0}, sums[PTQ_MAX_WIDTH] = {0};
+    int32_t channel[PTQ_MAX_WIDTH];
+    for (int32_t at = 0; at < panel->width; at++)
+      channel[at] = ptq_panel_channel(panel->width, c->lanes, at);
+    for (int64_t k = 0; k < c->steps; k++) {
+      const uint8_t *rows[4];
+      for (int64_t r = 0; r < 4; r++)
+        rows[r] = 4 * k + r < s->k ? b + (4 * k + r) * s->n + panel->first : none;
+      s->join(rows, panel->valid, words, sums);
+      int8_t *to = weights + panel->weights + 4 * k * panel->width;
+      for (int32_t at = 0; at < panel->width; at += 4) /* neighbours stay neighbours */
+        memcpy(to + 4 * at, words + channel[at], 4 * sizeof *words);
     }
+    for (int32_t at = 0; at < panel->width; at++)
+      bias[panel->parameter + at] = (int32_t)((uint32_t)s->k * za * zb - za * sums[channel[at]]);
   }
 }
 
 static void store(const state *s, const uint8_t *a, const int32_t *sum, uint8_t *y) {
   uint32_t total = 0;
   for (int64_t k = 0; k < s->k; k++) total += a[k];
-  int32_t row = (int32_t)((uint32_t)s->b_zero * total);
-  if (s->y_dtype == PTQ_U8 && s->mode == PTQ_REQUANT_FLOAT) {
+  const int32_t row = (int32_t)((uint32_t)s->b_zero * total);
+  if (s->y_dtype == PTQ_F32) {
+    s->finish_floats((float *)(void *)y, sum, s->n, row, s->multiplier.real);
+  } else if (s->y_dtype == PTQ_U8 && s->mode == PTQ_REQUANT_FLOAT) {
     s->finish(y, sum, s->n, row, s->multiplier.real, s->y_zero, s->lo, s->hi);
-    return;
-  }
-  for (int64_t i = 0; i < s->n; i++) {
-    int32_t acc = (int32_t)((uint32_t)sum[i] - (uint32_t)row);
-    float real = (float)acc * s->multiplier.real;
-    if (s->y_dtype == PTQ_S32)
-      memcpy(y + 4 * i, &acc, 4);
-    else if (s->y_dtype == PTQ_F32)
-      memcpy(y + 4 * i, &real, 4);
-    else
-      y[i] = (uint8_t)(s->y_zero + ptq_requantize(s->mode, acc, s->multiplier, s->lo, s->hi));
+  } else {
+    for (int64_t i = 0; i < s->n; i++) {
+      const int32_t acc = (int32_t)((uint32_t)sum[i] - (uint32_t)row);
+      if (s->y_dtype == PTQ_S32)
+        memcpy(y + 4 * i, &acc, 4);
+      else
+        y[i] = (uint8_t)(s->y_zero + ptq_requantize(s->mode, acc, s->multiplier, s->lo, s->hi));
+    }
   }
 }
 
@@ -160,6 +189,8 @@ ptq_status ptq_prepare_matmul(const ptq_build *build, ptq_node *node) {
   s->y_dtype = y->dtype;
   s->y_zero = y->zero_point;
   s->finish = PTQ_SELECT(build, finish);
+  s->finish_floats = PTQ_SELECT(build, finish_floats);
+  s->join = PTQ_SELECT(build, join);
   ptq_conv *c = &s->conv;
   c->k = (int32_t)s->k;
   c->steps = (c->k + 3) / 4;
@@ -169,6 +200,7 @@ ptq_status ptq_prepare_matmul(const ptq_build *build, ptq_node *node) {
   c->in_element = 1;
   c->accumulate = build->accumulate;
   c->epilogue.dtype = PTQ_S32;
+  c->epilogue.direct = true;
   node->kernel = ptq_conv_choose(build, c);
   status = ptq_conv_panels(build, c, 4 * (int64_t)c->steps);
   if (status != PTQ_OK) return status;

@@ -37,7 +37,10 @@ void ptq_lut_flip(const uint8_t *from, bool flip_in, bool flip_out, uint8_t *to)
 typedef struct {
   ptq_lut_fn *lookup;
   int64_t channels; /* tables; 1 for all */
-  uint8_t table[];
+  int64_t rows;     /* of channels, in a task */
+  bool straight;    /* every table is a line */
+  ptq_lines lines;
+  _Alignas(16) uint8_t table[]; /* then what the lines keep */
 } state;
 
 static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,
@@ -45,12 +48,23 @@ static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *c
   (void)scratch;
   const state *s = node->state;
   int64_t from = begin * PIECE, to = ptq_min(end * PIECE, node->in[0]->count);
-  if (s->channels == 1) {
-    s->lookup(s->table, in[0] + from, out[0] + from, to - from);
-    return PTQ_OK;
+  s->lookup(s->table, in[0] + from, out[0] + from, to - from);
+  return PTQ_OK;
+}
+
+static ptq_status run_channels(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,
+                               int64_t begin, int64_t end, uint8_t *scratch) {
+  (void)scratch;
+  const state *s = node->state;
+  const int64_t count = node->in[0]->count, rows = s->rows * s->channels;
+  for (int64_t at = begin * rows; at < ptq_min(end * rows, count); at += s->channels) {
+    const uint8_t *x = in[0] + at;
+    uint8_t *y = out[0] + at;
+    if (s->straight)
+      s->lines.run(&s->lines, x, y);
+    else
+      for (int64_t c = 0; c < s->channels; c++) y[c] = s->table[c * 256 + x[c]];
   }
-  for (int64_t i = from, c = from % s->channels; i < to; i++, c = c + 1 < s->channels ? c + 1 : 0)
-    out[0][i] = s->table[c * 256 + in[0][i]];
   return PTQ_OK;
 }
 
@@ -66,7 +80,7 @@ ptq_status ptq_prepare_lut(const ptq_build *build, ptq_node *node) {
       table->role == PTQ_CONSTANT && table->dtype == PTQ_U8 && table->count % 256 == 0 &&
           (channels == 1 || (channels >= 1 && x->rank >= 1 && channels == x->dims[x->rank - 1])),
       "the table is not 256 constant bytes, or 256 per channel");
-  state *s = node->state = ptq_alloc(sizeof *s + (size_t)table->count);
+  state *s = node->state = ptq_alloc(sizeof *s + (size_t)(table->count + 16 * channels));
   if (!s) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
   node->state_bytes = (size_t)table->count;
   s->channels = channels;
@@ -76,7 +90,16 @@ ptq_status ptq_prepare_lut(const ptq_build *build, ptq_node *node) {
   node->tasks = (x->count + PIECE - 1) / PIECE;
   node->work = (double)x->count;
   node->run = run;
-  node->kernel = ptq_lut_name(channels == 1 ? s->lookup : ptq_lut_scalar);
+  node->kernel = ptq_lut_name(s->lookup);
+  if (channels > 1) {
+    float *storage = (float *)(void *)(s->table + table->count);
+    s->straight =
+        build->isa > PTQ_ISA_SCALAR && ptq_lines_fit(build, s->table, channels, storage, &s->lines);
+    s->rows = ptq_max(1, PIECE / channels);
+    node->tasks = (x->count / channels + s->rows - 1) / s->rows;
+    node->run = run_channels;
+    node->kernel = s->straight ? "lines" : "scalar";
+  }
   return PTQ_OK;
 }
 

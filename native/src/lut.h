@@ -14,4 +14,15 @@ const char *ptq_lut_name(ptq_lut_fn *lookup);
 /* A table for values that are signed in the model, as the kernels see them. */
 void ptq_lut_flip(const uint8_t *from, bool flip_in, bool flip_out, uint8_t *to);
 
+/* Channels' tables as lines: y = x * slope + start, within [low, high], rounded. */
+typedef struct ptq_lines {
+  int64_t channels;
+  float *slope, *start, *low, *high;
+  void (*run)(const struct ptq_lines *, const uint8_t *x, uint8_t *y); /* one row of channels */
+} ptq_lines;
+
+/* False if a table is no line; `storage` keeps four floats for each channel. */
+bool ptq_lines_fit(const ptq_build *build, const uint8_t *tables, int64_t channels, float *storage,
+                   ptq_lines *v);
+
 #endif

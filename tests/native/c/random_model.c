@@ -308,11 +308,25 @@ static void make_concat(random_model *m) {
   finish(m, PTQ_CONCAT, n, 1);
 }
 
+/* What a scale and a bias of each channel become between two grids. */
+static void draw_lines(uint8_t *table, int32_t channels) {
+  for (int32_t c = 0; c < channels; c++) {
+    double slope = random_int(-3000, 3000) / 1024.0, start = random_int(-300, 500);
+    int32_t low = pick(2) ? 0 : random_int(0, 255);
+    for (int32_t i = 0; i < 256; i++) {
+      double y = slope * i + start + 0.123;
+      *table++ = (uint8_t)(y < low ? low : y > 255 ? 255 : y);
+    }
+  }
+}
+
 static void make_lut(random_model *m) {
   int32_t dims[] = {random_int(1, 300), random_channels()}, entries[] = {dims[1], 256};
   int by_channel = pick(3) == 0;
   put(m, add(m, activation_type(), PTQ_INPUT, 2, dims));
-  put(m, add_constant(m, PTQ_U8, by_channel ? 2 : 1, by_channel ? entries : entries + 1));
+  int32_t tables = add_constant(m, PTQ_U8, by_channel ? 2 : 1, by_channel ? entries : entries + 1);
+  if (by_channel && pick(3)) draw_lines(constant_data(m, tables), dims[1]);
+  put(m, tables);
   put(m, add(m, activation_type(), PTQ_OUTPUT, 2, dims));
   finish(m, PTQ_LUT, 2, 1);
 }

@@ -11,8 +11,8 @@ typedef struct {
   int32_t in_zero, out_zero;
 } grid_change;
 
-typedef void line_fn(const int32_t *low, const int32_t *high, const int32_t *weight,
-                     const int32_t *from, float *y, int64_t n, float unit);
+typedef void mix_fn(const int32_t *a, const int32_t *b, int32_t weight, float *y, int64_t n,
+                    float unit);
 typedef void blend_fn(const grid_change *g, uint8_t *y, const uint8_t *const corner[4],
                       const int32_t w[4], int64_t n);
 
@@ -24,7 +24,7 @@ typedef struct {
   uint8_t table[256]; /* to the output's grid, for copies */
   grid_change grid;
   blend_fn *blend;
-  line_fn *line; /* of reals, each in units of `unit` */
+  mix_fn *mix; /* to reals, each in units of `unit` */
   float unit;
   int32_t tables[];
 } state;
@@ -115,40 +115,47 @@ static ptq_status run(const ptq_node *node, const uint8_t *const *in, uint8_t *c
   return PTQ_OK;
 }
 
-PTQ_INLINE void line_body(const int32_t *restrict low, const int32_t *restrict high,
-                          const int32_t *restrict weight, const int32_t *restrict from,
-                          float *restrict y, int64_t n, float unit) {
-  for (int64_t i = 0; i < n; i++)
-    y[i] = (float)(from[low[i]] * (ONE - weight[i]) + from[high[i]] * weight[i]) * unit;
+/* One line of one channel, stretched; reals minus zero point in units of 1 / ONE. */
+static void stretch(const state *s, const uint8_t *x, int32_t zero, int32_t *y) {
+  for (int64_t i = 0; i < s->out[2]; i++)
+    y[i] = (x[s->low[2][i] * s->channels] - zero) * (ONE - s->weight[2][i]) +
+           (x[s->high[2][i] * s->channels] - zero) * s->weight[2][i];
 }
 
-PTQ_VERSIONS(line,
-             (const int32_t *low, const int32_t *high, const int32_t *weight, const int32_t *from,
-              float *y, int64_t n, float unit),
-             (low, high, weight, from, y, n, unit))
+PTQ_INLINE void mix_body(const int32_t *restrict a, const int32_t *restrict b, int32_t weight,
+                         float *restrict y, int64_t n, float unit) {
+  const int32_t rest = ONE - weight;
+  for (int64_t i = 0; i < n; i++) y[i] = (float)(a[i] * rest + b[i] * weight) * unit;
+}
 
-/* Reals come channel by channel: two lines of input blended into one of each channel, then that
- * along itself. */
+PTQ_VERSIONS(mix,
+             (const int32_t *a, const int32_t *b, int32_t weight, float *y, int64_t n, float unit),
+             (a, b, weight, y, n, unit))
+
+/* Reals come channel by channel: each line of input is stretched once, and lines of output are
+ * mixed of two. */
 static ptq_status run_reals(const ptq_node *node, const uint8_t *const *in, uint8_t *const *out,
                             int64_t begin, int64_t end, uint8_t *scratch) {
   const state *s = node->state;
-  const int64_t channels = s->channels, width = s->in[2];
-  const int32_t zero = node->in[0]->zero_point * ONE;
-  int32_t *from = (int32_t *)(void *)scratch;
-  for (int64_t row = begin; row < end; row++) {
-    const int64_t image = row / s->out[1], at = row % s->out[1];
-    const uint8_t *x = in[0] + image * s->in[1] * width * channels;
-    const uint8_t *low = x + s->low[1][at] * width * channels;
-    const uint8_t *high = x + s->high[1][at] * width * channels;
-    const int32_t weight = s->weight[1][at];
-    for (int64_t i = 0; i < width; i++)
-      for (int64_t c = 0; c < channels; c++)
-        from[c * width + i] =
-            low[i * channels + c] * (ONE - weight) + high[i * channels + c] * weight - zero;
-    for (int64_t c = 0; c < channels; c++)
-      s->line(s->low[2], s->high[2], s->weight[2], from + c * width,
-              (float *)(void *)out[0] + ((image * channels + c) * s->out[1] + at) * s->out[2],
-              s->out[2], s->unit);
+  const int64_t line = (int64_t)s->in[2] * s->channels, width = s->out[2];
+  const int32_t zero = node->in[0]->zero_point;
+  int32_t *kept[2] = {(int32_t *)(void *)scratch, (int32_t *)(void *)scratch + width};
+  for (int64_t task = begin; task < end; task++) {
+    const uint8_t *x = in[0] + task / s->channels * s->in[1] * line + task % s->channels;
+    float *y = (float *)(void *)out[0] + task * s->out[1] * width;
+    int32_t row[2] = {-1, -1};
+    for (int32_t i = 0; i < s->out[1]; i++, y += width) {
+      const int32_t wanted[2] = {s->low[1][i], s->high[1][i]};
+      if (wanted[0] == row[1]) {
+        int32_t *lower = kept[1];
+        kept[1] = kept[0], kept[0] = lower;
+        row[1] = row[0], row[0] = wanted[0];
+      }
+      for (int32_t j = 0; j < 2; j++)
+        if (row[j] != wanted[j]) stretch(s, x + wanted[j] * line, zero, kept[j]);
+      row[0] = wanted[0], row[1] = wanted[1];
+      s->mix(kept[0], kept[1], s->weight[1][i], y, width, s->unit);
+    }
   }
   return PTQ_OK;
 }
@@ -211,9 +218,10 @@ ptq_status ptq_prepare_resize(const ptq_build *build, ptq_node *node) {
   node->work = (double)y->count * (s->linear ? 4 : 1);
   node->kernel = ptq_isa_name(build->isa);
   if (reals) {
-    s->line = PTQ_SELECT(build, line);
+    s->mix = PTQ_SELECT(build, mix);
     s->unit = ldexpf(x->scale, -FRACTION);
-    node->scratch = (size_t)s->channels * (size_t)s->in[2] * sizeof(int32_t);
+    node->tasks = (int64_t)y->dims[0] * s->channels;
+    node->scratch = 2 * (size_t)s->out[2] * sizeof(int32_t);
     node->run = run_reals;
     return PTQ_OK;
   }

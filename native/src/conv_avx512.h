@@ -44,38 +44,41 @@ typedef struct {
   __mmask64 mask;
 } ptq_bytes_512;
 
-PTQ_INLINE PTQ_AVX512 ptq_bytes_512 ptq_load_bytes_512(const ptq_conv *c, const ptq_panel *panel,
-                                                       const int n) {
+PTQ_INLINE PTQ_AVX512 ptq_bytes_512 ptq_load_bytes_512(const ptq_conv *c, const ptq_panel *panel) {
   const ptq_epilogue *e = &c->epilogue;
   const int32_t zero = e->add ? e->add_zero : e->zero;
   ptq_bytes_512 v;
-  v.zero = n == 1 ? _mm512_set1_epi32(zero) : _mm512_set1_epi16((int16_t)zero);
+  v.zero = _mm512_set1_epi16((int16_t)zero);
   v.lowest = _mm512_set1_epi8((char)((e->add ? e->add_lo : e->lo) + zero));
   v.highest = _mm512_set1_epi8((char)((e->add ? e->add_hi : e->hi) + zero));
   v.mask = panel->valid == 64 ? ~0ULL : (1ULL << panel->valid) - 1;
   return v;
 }
 
-/* n vectors of results without zero point as clamped bytes. Narrowing saturates on the way. */
+/* Four vectors of results without zero point as clamped bytes, n of them to each of `m` pixels.
+ * Narrowing saturates on the way, and leaves parts of all pixels in each 128-bit lane. */
 PTQ_INLINE PTQ_AVX512 void ptq_narrow_512(const ptq_bytes_512 *v, const __m512i q[4], const int n,
-                                          uint8_t *y) {
+                                          const int m, int32_t at, uint8_t *const *y) {
+  const __m512i a = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), v->zero);
+  const __m512i b = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), v->zero);
+  __m512i bytes = _mm512_max_epu8(_mm512_packus_epi16(a, b), v->lowest);
+  bytes = _mm512_min_epu8(bytes, v->highest);
   if (n == 4) {
-    __m512i a = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), v->zero);
-    __m512i b = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), v->zero);
-    __m512i bytes = _mm512_max_epu8(_mm512_packus_epi16(a, b), v->lowest);
-    bytes = _mm512_min_epu8(bytes, v->highest);
-    _mm512_mask_storeu_epi8(y, v->mask, bytes);
+    _mm512_mask_storeu_epi8(y[0] + at, v->mask, bytes);
   } else if (n == 2) {
-    __m512i a = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), v->zero);
-    __m256i bytes = _mm512_cvtusepi16_epi8(_mm512_max_epi16(a, _mm512_setzero_si512()));
-    bytes = _mm256_max_epu8(bytes, _mm512_castsi512_si256(v->lowest));
-    bytes = _mm256_min_epu8(bytes, _mm512_castsi512_si256(v->highest));
-    _mm256_mask_storeu_epi8(y, (__mmask32)v->mask, bytes);
+    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    bytes = _mm512_permutexvar_epi64(order, bytes);
+    _mm256_mask_storeu_epi8(y[0] + at, (__mmask32)v->mask, _mm512_castsi512_si256(bytes));
+    if (m == 1) return;
+    _mm256_mask_storeu_epi8(y[1] + at, (__mmask32)v->mask, _mm512_extracti64x4_epi64(bytes, 1));
   } else {
-    __m512i a = _mm512_max_epi32(_mm512_add_epi32(q[0], v->zero), _mm512_setzero_si512());
-    __m128i bytes = _mm_max_epu8(_mm512_cvtusepi32_epi8(a), _mm512_castsi512_si128(v->lowest));
-    bytes = _mm_min_epu8(bytes, _mm512_castsi512_si128(v->highest));
-    _mm_mask_storeu_epi8(y, (__mmask16)v->mask, bytes);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __mmask16 mask = (__mmask16)v->mask;
+    bytes = _mm512_permutexvar_epi32(order, bytes);
+    _mm_mask_storeu_epi8(y[0] + at, mask, _mm512_castsi512_si128(bytes));
+    if (m > 1) _mm_mask_storeu_epi8(y[1] + at, mask, _mm512_extracti32x4_epi32(bytes, 1));
+    if (m > 2) _mm_mask_storeu_epi8(y[2] + at, mask, _mm512_extracti32x4_epi32(bytes, 2));
+    if (m > 3) _mm_mask_storeu_epi8(y[3] + at, mask, _mm512_extracti32x4_epi32(bytes, 3));
   }
 }
 
@@ -119,6 +122,31 @@ PTQ_INLINE PTQ_AVX512 __m512 ptq_scaled_512(__m512i acc, const float *real) {
   return _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_loadu_ps(real));
 }
 
+/* Sums as bytes of their grid, or of the sum with the residual. */
+PTQ_INLINE PTQ_AVX512 void ptq_store_bytes_512(const ptq_conv *c, const ptq_panel *panel,
+                                               const float *real, const __m512i *acc, const int m,
+                                               const int n, const bool add, uint8_t *const *y,
+                                               const uint8_t *const *r) {
+  const ptq_bytes_512 bytes = ptq_load_bytes_512(c, panel);
+  ptq_sum_512 sum;
+  if (add) sum = ptq_load_sum_512(&c->epilogue);
+  __m512i q[4];
+  __m512 f[4], residual[4];
+  PTQ_UNROLL for (int i = 0; i < m; i += 4 / n) {
+    const int rows = m - i < 4 / n ? m - i : 4 / n;
+    PTQ_UNROLL for (int j = n * rows; j < 4; j++) q[j] = _mm512_setzero_si512();
+    PTQ_UNROLL for (int k = 0; k < rows; k++) {
+      PTQ_UNROLL for (int j = 0; j < n; j++) f[j] =
+          ptq_scaled_512(acc[n * (i + k) + j], real + 16 * j);
+      if (add) ptq_residual_512(r[i + k] + panel->at, bytes.mask, sum.residual_zero, n, residual);
+      PTQ_UNROLL for (int j = 0; add && j < n; j++) f[j] =
+          ptq_add_residual_512(&sum, f[j], residual[j]);
+      PTQ_UNROLL for (int j = 0; j < n; j++) q[n * k + j] = _mm512_cvtps_epi32(f[j]);
+    }
+    ptq_narrow_512(&bytes, q, n, rows, panel->at, y + i);
+  }
+}
+
 /* m pixels of n vectors each; acc already holds the bias if the epilogue is direct. */
 PTQ_INLINE PTQ_AVX512 void ptq_store_512(const ptq_conv *c, const ptq_phase *p,
                                          const ptq_panel *panel, int64_t parameter,
@@ -126,8 +154,7 @@ PTQ_INLINE PTQ_AVX512 void ptq_store_512(const ptq_conv *c, const ptq_phase *p,
                                          uint8_t *const *y, const uint8_t *const *r) {
   const ptq_epilogue *e = &c->epilogue;
   const float *real = c->real + parameter;
-  __m512i q[4];
-  __m512 f[4], residual[4];
+  __m512 f[4];
   if (!e->direct) {
     int32_t sums[PTQ_MAX_WIDTH];
     PTQ_UNROLL for (int i = 0; i < m; i++) {
@@ -145,22 +172,10 @@ PTQ_INLINE PTQ_AVX512 void ptq_store_512(const ptq_conv *c, const ptq_phase *p,
     }
     return;
   }
-  const ptq_bytes_512 bytes = ptq_load_bytes_512(c, panel, n);
-  if (e->add) {
-    const ptq_sum_512 sum = ptq_load_sum_512(e);
-    PTQ_UNROLL for (int i = 0; i < m; i++) {
-      ptq_residual_512(r[i] + panel->at, bytes.mask, sum.residual_zero, n, residual);
-      PTQ_UNROLL for (int j = 0; j < n; j++) q[j] = _mm512_cvtps_epi32(
-          ptq_add_residual_512(&sum, ptq_scaled_512(acc[n * i + j], real + 16 * j), residual[j]));
-      ptq_narrow_512(&bytes, q, n, y[i] + panel->at);
-    }
-    return;
-  }
-  PTQ_UNROLL for (int i = 0; i < m; i++) {
-    PTQ_UNROLL for (int j = 0; j < n; j++) q[j] =
-        _mm512_cvtps_epi32(ptq_scaled_512(acc[n * i + j], real + 16 * j));
-    ptq_narrow_512(&bytes, q, n, y[i] + panel->at);
-  }
+  if (e->add)
+    ptq_store_bytes_512(c, panel, real, acc, m, n, true, y, r);
+  else
+    ptq_store_bytes_512(c, panel, real, acc, m, n, false, y, r);
 }
 
 #endif

@@ -70,6 +70,7 @@ class Runner:
         *,
         threads: int = 0,
         optimize: bool = True,
+        spin: bool = True,
         profile: str = "",
         optimized: str = "",
     ) -> None:
@@ -82,6 +83,7 @@ class Runner:
             threads: of one operator; 0 for `THREADS`.
             optimize: let ONNX Runtime fuse operators. Every fetched value is computed all the
                 same: what is fetched is never fused away.
+            spin: let threads that wait for work keep their cores for a while.
             profile: time the operators; the path that the file of `end_profile` starts with.
             optimized: file to which ONNX Runtime writes the graph as it runs it; its outputs are
                 called "fetch_0", "fetch_1"... unless an input is.
@@ -92,7 +94,7 @@ class Runner:
         fetch = graph.outputs if fetch is None else fetch
         self._stream = None
         if not (profile or optimized):
-            again = partial(Runner, threads=threads, optimize=optimize)
+            again = partial(Runner, threads=threads, optimize=optimize, spin=spin)
             self._stream = stream(graph, fetch, again)
         if self._stream is not None:
             return
@@ -111,7 +113,7 @@ class Runner:
         self._session, self._needed, self._accepted = None, set[str](), set[str]()
         if not values:  # a session without outputs is not allowed
             return
-        self._session = self._open(copy, names, threads, optimize, profile, optimized)
+        self._session = self._open(copy, names, threads, optimize, spin, profile, optimized)
         self._needed = {info.name for info in self._session.get_inputs()}
         optional = {info.name for info in self._session.get_overridable_initializers()}
         self._accepted = self._needed | optional
@@ -153,6 +155,7 @@ class Runner:
         names: Names,
         threads: int,
         optimize: bool,
+        spin: bool,
         profile: str,
         optimized: str,
     ) -> Any:
@@ -168,6 +171,8 @@ class Runner:
             options.add_session_config_entry("session.x64quantprecision", "1")
         # Products of floats with stored weights in float: the default rounds the floats to 8 bits.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        if not spin:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if profile:
             options.enable_profiling, options.profile_file_prefix = True, profile
         options.optimized_model_filepath = optimized

@@ -126,7 +126,8 @@ class Island:
                 for copy, array in zip(self.given, given, strict=False):
                     copy.dtype = copy.dtype or DType.of(array)
                 try:
-                    self.runner = Runner(self.part, self.wanted, threads=self.threads)
+                    # Programs and other parts want the cores as soon as this one is done.
+                    self.runner = Runner(self.part, self.wanted, threads=self.threads, spin=False)
                 except ModelError as error:
                     raise ModelError(f"{self.label[:200]}: {error}") from None
                 del self.part, self.given, self.wanted  # the session has its own

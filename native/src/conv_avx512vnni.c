@@ -29,8 +29,10 @@ PTQ_INLINE PTQ_AVX512 __m512i broadcast4(const uint8_t *x) {
     for (int32_t t = 0; t < p->taps; t++, rows += c->block_rows) { \
       if (ptq_skips_tap(c, rows, M)) { \
         const int32_t *sums = ptq_skipped_sums(c, p, group, panel->parameter, t); \
-        PTQ_UNROLL for (int i = 0; sums && i < M; i++) PTQ_UNROLL for (int j = 0; j < N; j++) \
-            acc[i][j] = _mm512_add_epi32(acc[i][j], _mm512_loadu_si512(sums + 16 * j)); \
+        if (sums) { \
+          PTQ_UNROLL for (int i = 0; i < M; i++) PTQ_UNROLL for (int j = 0; j < N; j++) \
+              acc[i][j] = _mm512_add_epi32(acc[i][j], _mm512_loadu_si512(sums + 16 * j)); \
+        } \
         w += bytes * 16 * N; \
         continue; \
       } \

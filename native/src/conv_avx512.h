@@ -138,9 +138,10 @@ PTQ_INLINE PTQ_AVX512 void ptq_store_bytes_512(const ptq_conv *c, const ptq_pane
     PTQ_UNROLL for (int k = 0; k < rows; k++) {
       PTQ_UNROLL for (int j = 0; j < n; j++) f[j] =
           ptq_scaled_512(acc[n * (i + k) + j], real + 16 * j);
-      if (add) ptq_residual_512(r[i + k] + panel->at, bytes.mask, sum.residual_zero, n, residual);
-      PTQ_UNROLL for (int j = 0; add && j < n; j++) f[j] =
-          ptq_add_residual_512(&sum, f[j], residual[j]);
+      if (add) {
+        ptq_residual_512(r[i + k] + panel->at, bytes.mask, sum.residual_zero, n, residual);
+        PTQ_UNROLL for (int j = 0; j < n; j++) f[j] = ptq_add_residual_512(&sum, f[j], residual[j]);
+      }
       PTQ_UNROLL for (int j = 0; j < n; j++) q[n * k + j] = _mm512_cvtps_epi32(f[j]);
     }
     ptq_narrow_512(&bytes, q, n, rows, panel->at, y + i);

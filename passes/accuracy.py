@@ -157,10 +157,12 @@ class Search:
         if not layers:
             return self.place(losses)
         layers = self._widen(layers)
-        if self.first.miss > 0:
-            return replace(self.place(), widened=layers)
-        self.best = self.start, self.first
-        return replace(self._outcome(), widened=layers)
+        if self.first.miss <= 0:
+            self.best = self.start, self.first
+            return replace(self._outcome(), widened=layers)
+        outcome = self.place()
+        in_float = {each.node for each in outcome.reverted}
+        return replace(outcome, widened=[each for each in layers if each.node not in in_float])
 
     def place(self, losses: Mapping[str, Loss] | None = None) -> Outcome:
         """Search for a placement, by `losses` if they are known already."""

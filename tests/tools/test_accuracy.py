@@ -268,6 +268,8 @@ def test_what_eight_bits_do_not_hold_goes_to_float(model: object) -> None:
     stored = [d.weights for d in held.report.decisions if d.precision != "float" and d.weights]
     assert set(stored) == {"int8"}
     assert done["reverted"]
+    in_float = {row["node"] for row in done["reverted"]}
+    assert not in_float & {row["node"] for row in done["widened"]}
 
 
 def test_islands_and_their_pins_take_part(model: object) -> None:

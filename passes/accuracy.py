@@ -182,10 +182,13 @@ class Search:
     def _widen(self, layers: list[Narrow]) -> list[Narrow]:
         """Start from what holds with eight bits for the first of `layers`, or from all with them.
 
+        As placements of nearly the same time are one, so are choices of nearly the same bytes.
+
         Returns:
             Those that got them.
         """
-        sizes = np.cumsum([layer.size for layer in layers])
+        stored = sum(layer.stored for layer in layers)
+        sizes = stored + np.cumsum([layer.size for layer in layers])
         left = self.start.loss - np.cumsum([layer.loss for layer in layers])
         pairs = zip(sizes.tolist(), left.tolist(), strict=True)
         steps = apart([Placement(self.start.integer, size, loss) for size, loss in pairs], np.inf)

@@ -24,12 +24,14 @@ class Narrow:
         node: its label.
         pattern: selects it, as in `Target.layers`.
         loss: what its rounded weights add to the loss, in the unit of `sensitivity`.
+        stored: bytes of its weights.
         size: bytes that eight bits would add.
     """
 
     node: str
     pattern: str
     loss: float
+    stored: float
     size: float
 
 
@@ -51,8 +53,9 @@ def narrow(
         if not chosen or weights is None or rule is None or rule.dtype.bits >= WIDE:
             continue
         name = unit.node.name or unit.node.outputs[0].name
-        size = weights.numpy().size * (WIDE - rule.dtype.bits) / 8
-        found.append(Narrow(unit.node.label, f"^{re.escape(name)}$", loss, size))
+        count, bits = weights.numpy().size, rule.dtype.bits
+        stored, size = count * bits / 8, count * (WIDE - bits) / 8
+        found.append(Narrow(unit.node.label, f"^{re.escape(name)}$", loss, stored, size))
     return sorted(found, key=lambda layer: -layer.loss / max(layer.size, 1))
 
 

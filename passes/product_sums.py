@@ -16,8 +16,9 @@ def keep_apart(graph: Graph) -> int:
     """
     found = [pair for node in graph.order() if (pair := _joined(node)) is not None]
     for add, bias, rank in found:
-        shape = (1,) * (rank - 1) + (-1,)
-        wide = graph.constant(bias.numpy().reshape(shape), f"{bias.name}_wide")
+        array = bias.numpy()
+        array = array.reshape((1,) * (rank - array.ndim) + array.shape)
+        wide = graph.constant(array, f"{bias.name}_wide")
         for slot, value in enumerate(add.inputs):
             if value is bias:
                 graph.set_input(add, slot, wide)

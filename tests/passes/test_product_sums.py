@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
@@ -63,6 +64,22 @@ def test_a_bias_that_is_no_gemms_is_left_alone(tmp_path: Path) -> None:
     write_qdq(graph, TARGET)
     assert keep_apart(graph) == 0
     assert "MatMulIntegerToFloat" in operators(graph, tmp_path)
+
+
+def test_a_matrix_that_is_added_stays_one() -> None:
+    """As the mask of an attention is."""
+    graph = planned(LINEAR, "float[2,5,8] x", (5, 6))
+    write_qdq(graph, TARGET)
+    before = save_model(graph)
+    assert keep_apart(graph) == 1
+    feeds = {"x": noise(2, 5, 8)}
+    results = [
+        ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            None, feeds
+        )[0]
+        for m in (before, save_model(graph))
+    ]
+    np.testing.assert_allclose(results[0], results[1], atol=1e-5)
 
 
 def test_matrices_are_left_alone() -> None:

@@ -114,6 +114,8 @@ def average_pool(low: Lowering, node: Node) -> list[Abstract]:
 
 def _mean(low: Lowering, x: Grid, axes: Sequence[int], shape: tuple[int, ...]) -> Abstract:
     """The mean over `axes`, which must be neighbours in memory in some layout."""
+    if not axes:
+        raise Declined("a mean over no axes")
     dims = static(x.stored)
     rank = len(dims)
     axes = sorted(a % rank for a in axes)

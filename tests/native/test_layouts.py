@@ -126,3 +126,10 @@ def test_a_matrix_product_of_what_is_stored_channels_last(rows: int) -> None:
     assert not program.reasons
     wanted = exact_session(model).run(None, x)[0]
     np.testing.assert_allclose(program.run(x)["y"], wanted, atol=1e-6)
+
+
+def test_a_mean_over_no_axes_is_left_to_onnxruntime() -> None:
+    text = QDQ.replace("BODY", "r = ReduceMean<keepdims=0>(d)").replace("[1,12,6,5]", "[]")
+    model: onnx.ModelProto = parser.parse_model(text)
+    found = native.compile(model).run({"x": np.float32(0.5).reshape(())})
+    assert float(found["y"]) == pytest.approx(0.5)

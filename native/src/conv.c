@@ -32,6 +32,7 @@ static void release(void *state) {
   ptq_conv *c = state;
   for (int32_t i = 0; c->phases && i < c->phase_count; i++) release_phase(&c->phases[i]);
   if (c->gathered) release_phase(c->gathered);
+  if (c->winograd) ptq_winograd_release(c->winograd);
   free(c->phases);
   free(c->boxes);
   free(c->gathered);
@@ -98,6 +99,7 @@ typedef struct {
   const char *name;
   ptq_conv_kernel *conv;
   ptq_depthwise_kernel *depthwise;
+  const ptq_winograd_kernels *winograd;
   int32_t lanes, vectors, block_rows;
 } kernel_set;
 
@@ -105,12 +107,14 @@ typedef struct {
 const char *ptq_conv_choose(const ptq_build *build, ptq_conv *c) {
   static const kernel_set sets[] = {
 #if PTQ_X86
-      {PTQ_ISA_AMX, "amx", ptq_conv_amx, ptq_depthwise_avx512vnni, 16, 4, 32},
-      {PTQ_ISA_AVX512VNNI, "avx512vnni", ptq_conv_avx512vnni, ptq_depthwise_avx512vnni, 16, 4, 24},
-      {PTQ_ISA_AVXVNNI, "avxvnni", ptq_conv_avxvnni, ptq_depthwise_avxvnni, 8, 2, 24},
-      {PTQ_ISA_AVX2, "avx2", ptq_conv_avx2, ptq_depthwise_avx2, 8, 2, 24},
+      {PTQ_ISA_AMX, "amx", ptq_conv_amx, ptq_depthwise_avx512vnni, NULL, 16, 4, 32},
+      {PTQ_ISA_AVX512VNNI, "avx512vnni", ptq_conv_avx512vnni, ptq_depthwise_avx512vnni,
+       &ptq_winograd_avx512vnni, 16, 4, 24},
+      {PTQ_ISA_AVXVNNI, "avxvnni", ptq_conv_avxvnni, ptq_depthwise_avxvnni, &ptq_winograd_avxvnni,
+       8, 2, 24},
+      {PTQ_ISA_AVX2, "avx2", ptq_conv_avx2, ptq_depthwise_avx2, &ptq_winograd_avx2, 8, 2, 24},
 #endif
-      {PTQ_ISA_SCALAR, "scalar", ptq_conv_scalar, ptq_depthwise_scalar, 4, 4, 12},
+      {PTQ_ISA_SCALAR, "scalar", ptq_conv_scalar, ptq_depthwise_scalar, NULL, 4, 4, 12},
   };
   const kernel_set *set = sets;
   bool plain = c->in_element == 1 && c->weight_zero == 0 && c->accumulate == PTQ_ACCUMULATE_S32;
@@ -122,6 +126,7 @@ const char *ptq_conv_choose(const ptq_build *build, ptq_conv *c) {
   c->block_rows = set->block_rows;
   c->kernel = c->in_element == 2 ? ptq_conv_scalar_s16 : set->conv;
   c->depthwise_kernel = set->depthwise;
+  c->winograd_kernels = set->winograd;
 #if PTQ_X86
   if (set->isa == PTQ_ISA_AMX) c->steps = (c->steps + 15) / 16 * 16; /* whole tiles */
   if (set->isa >= PTQ_ISA_AVX512VNNI && c->depthwise && c->out_channels <= 32) {
@@ -280,7 +285,9 @@ ptq_status ptq_prepare_conv(const ptq_build *build, ptq_node *node) {
   c->weight_zero = node->in[IN_W]->dtype == PTQ_S8 ? node->in[IN_W]->zero_point : 0;
   node->kernel = ptq_conv_choose(build, c);
   ptq_conv_fillers(build, c);
-  if (c->short_sums) status = ptq_conv_gather(build, c);
+  status = ptq_conv_check(build, node, c);
+  if (status == PTQ_OK) status = ptq_winograd_choose(build, node, c);
+  if (status == PTQ_OK && c->short_sums) status = ptq_conv_gather(build, c);
   if (status == PTQ_OK) status = ptq_conv_pack(build, node, c);
   if (status != PTQ_OK) return status;
   node->state_bytes =
@@ -296,6 +303,7 @@ ptq_status ptq_prepare_conv(const ptq_build *build, ptq_node *node) {
     for (int32_t t = 0; t < c->phases[i].taps; t++)
       if (c->phases[i].place[t] >= 0)
         node->work += (double)c->phases[i].rows * c->k * c->out_channels;
+  if (c->winograd) return ptq_winograd_prepare(build, node, c);
   if (c->depthwise) {
     ptq_depthwise_plan(node, c);
     return PTQ_OK;

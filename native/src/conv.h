@@ -21,6 +21,10 @@ enum {
 };
 
 typedef struct {
+  int32_t kernel[3], stride[3], dilation[3], pad[3];
+} ptq_window;
+
+typedef struct {
   int32_t first;     /* first channel within the group */
   int32_t at;        /* where kernels store it: as `first`, or 0 if a function reads it first */
   int32_t valid;     /* channels that exist */
@@ -91,6 +95,8 @@ typedef struct {
 } ptq_epilogue;
 
 typedef struct ptq_conv ptq_conv;
+typedef struct ptq_winograd ptq_winograd;
+typedef struct ptq_winograd_kernels ptq_winograd_kernels;
 
 /* to[i] = from + i * step; and to[i] = from + at[i] * step. */
 typedef void ptq_evenly_fn(const uint8_t **to, const uint8_t *from, int64_t step, int64_t n);
@@ -111,6 +117,7 @@ typedef void ptq_depthwise_kernel(const ptq_conv *c, const ptq_phase *p, const p
                                   uint8_t *y, const uint8_t *r);
 
 struct ptq_conv {
+  ptq_window window;
   int32_t in_dims[3], out_dims[3];
   int32_t batch, groups, in_channels, out_channels; /* channels of all groups together */
   int32_t group_in, group_out;
@@ -128,6 +135,8 @@ struct ptq_conv {
   int32_t block_rows;
   ptq_conv_kernel *kernel;
   ptq_depthwise_kernel *depthwise_kernel;
+  const ptq_winograd_kernels *winograd_kernels; /* NULL if there are none */
+  ptq_winograd *winograd;                       /* NULL unless it is computed so */
   ptq_evenly_fn *evenly;
   ptq_places_fn *places;
   int32_t panel_count;
@@ -180,12 +189,18 @@ void ptq_conv_fillers(const ptq_build *build, ptq_conv *c);
 ptq_status ptq_conv_panels(const ptq_build *build, ptq_conv *c, int64_t per_channel);
 ptq_status ptq_conv_runs(const ptq_build *build, ptq_conv *c, ptq_phase *p);
 ptq_status ptq_depthwise_sums(const ptq_build *build, const ptq_conv *c, ptq_phase *p);
+ptq_status ptq_conv_check(const ptq_build *build, const ptq_node *node, const ptq_conv *c);
+int32_t ptq_conv_weight(const ptq_value *w, int64_t index);
 ptq_status ptq_conv_pack(const ptq_build *build, const ptq_node *node, ptq_conv *c);
 ptq_status ptq_conv_gather(const ptq_build *build, ptq_conv *c);
 ptq_status ptq_conv_epilogue(const ptq_build *build, const ptq_node *node, ptq_conv *c);
 ptq_status ptq_conv_boxes(const ptq_build *build, ptq_conv *c);
 void ptq_conv_pointers(const ptq_conv *c, const ptq_box *box, int32_t group, int64_t row,
                        int32_t count, const uint8_t *x, const uint8_t **rows, int64_t *pixels);
+
+ptq_status ptq_winograd_choose(const ptq_build *build, const ptq_node *node, ptq_conv *c);
+ptq_status ptq_winograd_prepare(const ptq_build *build, ptq_node *node, ptq_conv *c);
+void ptq_winograd_release(ptq_winograd *g);
 
 size_t ptq_depthwise_padding(const ptq_conv *c); /* bytes of zero points that it reads */
 void ptq_depthwise_plan(ptq_node *node, const ptq_conv *c);
@@ -196,6 +211,7 @@ ptq_depthwise_kernel ptq_depthwise_scalar;
 ptq_conv_kernel ptq_conv_avx2, ptq_conv_avxvnni, ptq_conv_avx512vnni, ptq_conv_amx;
 ptq_depthwise_kernel ptq_depthwise_avx2, ptq_depthwise_avxvnni, ptq_depthwise_avx512vl,
     ptq_depthwise_avx512vnni;
+extern const ptq_winograd_kernels ptq_winograd_avx2, ptq_winograd_avxvnni, ptq_winograd_avx512vnni;
 #endif
 
 #endif

@@ -2,10 +2,6 @@
 #include "conv.h"
 #include "versions.h"
 
-typedef struct {
-  int32_t kernel[3], stride[3], dilation[3], pad[3];
-} window;
-
 static void rotate(int32_t v[3]) {
   int32_t last = v[2];
   v[2] = v[1];
@@ -14,7 +10,7 @@ static void rotate(int32_t v[3]) {
 }
 
 /* Attributes of 1, 2 or 3 spatial dimensions, right-aligned in three. */
-static ptq_status read_window(const ptq_build *build, const ptq_node *node, window *w,
+static ptq_status read_window(const ptq_build *build, const ptq_node *node, ptq_window *w,
                               ptq_conv *c) {
   int32_t n = node->attr[0];
   PTQ_REQUIRE(n >= 1 && n <= 3 && node->attr_count == 2 + 3 * n + 4, "wrong attributes");
@@ -70,7 +66,8 @@ static ptq_status add_phase(const ptq_build *build, ptq_phase *p, const ptq_conv
 
 /* Depthwise kernels of three rows take their taps by columns, each filled up to four with a tap
  * that has no weights: neighbouring pixels then share whole columns. */
-static ptq_status plain_phase(const ptq_build *build, ptq_conv *c, const window *w, bool merge) {
+static ptq_status plain_phase(const ptq_build *build, ptq_conv *c, const ptq_window *w,
+                              bool merge) {
   ptq_phase *p = c->phases;
   const int32_t width = merge ? 1 : w->kernel[2], height = w->kernel[1];
   for (int32_t i = 0; i < 3; i++) {
@@ -95,7 +92,7 @@ static ptq_status plain_phase(const ptq_build *build, ptq_conv *c, const window 
 
 /* Output o = input * stride + tap * dilation - pad, so the outputs of residue class `r` see the
  * taps with (r + pad - tap * dilation) divisible by the stride. */
-static ptq_status transposed_phase(const ptq_build *build, ptq_conv *c, const window *w,
+static ptq_status transposed_phase(const ptq_build *build, ptq_conv *c, const ptq_window *w,
                                    ptq_phase *p, const int32_t residue[3]) {
   int64_t taps = 1;
   for (int32_t i = 0; i < 3; i++) {
@@ -125,7 +122,7 @@ static ptq_status transposed_phase(const ptq_build *build, ptq_conv *c, const wi
   return PTQ_OK;
 }
 
-static bool inside(const ptq_conv *c, const window *w) {
+static bool inside(const ptq_conv *c, const ptq_window *w) {
   for (int32_t i = 0; i < 3; i++) {
     int64_t last =
         (int64_t)(c->out_dims[i] - 1) * w->stride[i] + (int64_t)(w->kernel[i] - 1) * w->dilation[i];
@@ -155,8 +152,8 @@ static ptq_status find_interior(const ptq_build *build, const ptq_conv *c, ptq_p
 }
 
 ptq_status ptq_conv_geometry(const ptq_build *build, const ptq_node *node, ptq_conv *c) {
-  window w;
-  ptq_status status = read_window(build, node, &w, c);
+  ptq_window *w = &c->window;
+  ptq_status status = read_window(build, node, w, c);
   if (status != PTQ_OK) return status;
   const ptq_value *x = node->in[0];
   PTQ_REQUIRE(x->dtype == PTQ_U8 || x->dtype == PTQ_S16, "input is not 8 or 16 bits");
@@ -171,11 +168,11 @@ ptq_status ptq_conv_geometry(const ptq_build *build, const ptq_node *node, ptq_c
     c->k = 1;
     c->group_in = c->group_out = c->in_channels;
     c->groups = 1;
-    c->columns = w.kernel[0] == 1 && w.kernel[1] == 3 && w.kernel[2] == 3;
+    c->columns = w->kernel[0] == 1 && w->kernel[1] == 3 && w->kernel[2] == 3;
   }
   if (transposed) {
-    PTQ_REQUIRE((int64_t)w.stride[0] * w.stride[1] * w.stride[2] <= 4096, "strides too large");
-    c->phase_count = w.stride[0] * w.stride[1] * w.stride[2];
+    PTQ_REQUIRE((int64_t)w->stride[0] * w->stride[1] * w->stride[2] <= 4096, "strides too large");
+    c->phase_count = w->stride[0] * w->stride[1] * w->stride[2];
   } else {
     c->phase_count = 1;
   }
@@ -185,20 +182,20 @@ ptq_status ptq_conv_geometry(const ptq_build *build, const ptq_node *node, ptq_c
     /* Without padding a row of the window is contiguous in memory: fewer, longer taps, which fill
      * the groups of four better (the 3-channel first layer). */
     bool merge =
-        c->groups == 1 && !c->depthwise && w.kernel[2] > 1 && w.dilation[2] == 1 && inside(c, &w);
-    if (merge) c->k *= w.kernel[2];
+        c->groups == 1 && !c->depthwise && w->kernel[2] > 1 && w->dilation[2] == 1 && inside(c, w);
+    if (merge) c->k *= w->kernel[2];
     c->steps = (c->k + 3) / 4;
-    status = plain_phase(build, c, &w, merge);
-    c->pointwise = c->phases->taps == 1 && inside(c, &w);
+    status = plain_phase(build, c, w, merge);
+    c->pointwise = c->phases->taps == 1 && inside(c, w);
     for (int32_t i = 0; i < 3; i++)
       if (c->in_dims[i] != c->out_dims[i]) c->pointwise = false;
     return status == PTQ_OK ? find_interior(build, c, c->phases) : status;
   }
   c->steps = (c->k + 3) / 4;
   for (int32_t i = 0; i < c->phase_count; i++) {
-    const int32_t residue[3] = {i / (w.stride[1] * w.stride[2]), i / w.stride[2] % w.stride[1],
-                                i % w.stride[2]};
-    status = transposed_phase(build, c, &w, &c->phases[i], residue);
+    const int32_t residue[3] = {i / (w->stride[1] * w->stride[2]), i / w->stride[2] % w->stride[1],
+                                i % w->stride[2]};
+    status = transposed_phase(build, c, w, &c->phases[i], residue);
     if (status == PTQ_OK) status = find_interior(build, c, &c->phases[i]);
     if (status != PTQ_OK) return status;
   }

@@ -2,7 +2,7 @@
 #include "conv.h"
 
 /* One weight; 4-bit ones come without their zero point, since the difference fits 8 bits. */
-static int32_t weight_at(const ptq_value *w, int64_t index) {
+int32_t ptq_conv_weight(const ptq_value *w, int64_t index) {
   if (w->dtype == PTQ_S8) return (int8_t)w->data[index];
   int32_t nibble = w->data[index / 2] >> (index % 2 * 4) & 15;
   return (w->dtype == PTQ_U4 || nibble < 8 ? nibble : nibble - 16) - w->zero_point;
@@ -56,7 +56,7 @@ static ptq_status pack_phase(const ptq_build *build, const ptq_node *node, ptq_c
           int64_t t = c->depthwise ? j : j / (c->steps * 4),
                   k = c->depthwise ? 0 : j % (c->steps * 4);
           if (t >= p->taps || k >= c->k || p->place[t] < 0) continue;
-          int32_t value = weight_at(w, (o * total_taps + p->place[t]) * c->k + k);
+          int32_t value = ptq_conv_weight(w, (o * total_taps + p->place[t]) * c->k + k);
           to[(j / 4 * panel->width + position) * 4 + j % 4] = (int8_t)value;
           sum += value - c->weight_zero;
           if (p->padded)
@@ -77,7 +77,7 @@ static ptq_status pack_phase(const ptq_build *build, const ptq_node *node, ptq_c
   return PTQ_OK;
 }
 
-static ptq_status check_parameters(const ptq_build *build, const ptq_node *node, ptq_conv *c) {
+ptq_status ptq_conv_check(const ptq_build *build, const ptq_node *node, const ptq_conv *c) {
   const ptq_value *w = node->in[1], *scale = node->in[2], *bias = node->in[3];
   PTQ_REQUIRE(w->role == PTQ_CONSTANT && scale->role == PTQ_CONSTANT &&
                   (!bias || bias->role == PTQ_CONSTANT),
@@ -119,8 +119,6 @@ static ptq_status pack_multipliers(const ptq_build *build, const ptq_node *node,
 }
 
 ptq_status ptq_conv_pack(const ptq_build *build, const ptq_node *node, ptq_conv *c) {
-  ptq_status status = check_parameters(build, node, c);
-  if (status != PTQ_OK) return status;
   int64_t total_taps = 1, most_taps = 0;
   for (int32_t i = 1; i < node->in[1]->rank - 1; i++) total_taps *= node->in[1]->dims[i];
   total_taps =
@@ -128,7 +126,7 @@ ptq_status ptq_conv_pack(const ptq_build *build, const ptq_node *node, ptq_conv 
   for (int32_t i = 0; i < c->phase_count; i++) most_taps = ptq_max(most_taps, c->phases[i].taps);
   int64_t per_channel = c->depthwise ? (most_taps + 3) / 4 * 4 : most_taps * c->steps * 4;
   PTQ_REQUIRE(per_channel * 255 * 128 <= ((int64_t)1 << 46), "too many weights per channel");
-  status = ptq_conv_panels(build, c, per_channel);
+  ptq_status status = ptq_conv_panels(build, c, per_channel);
   if (status == PTQ_OK) status = pack_multipliers(build, node, c);
   if (status != PTQ_OK) return status;
   size_t pixel = ptq_round_up((size_t)ptq_max(c->group_in, c->k) * c->in_element, 4) + PTQ_SLACK;

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define _mm256_dpbusd_avx_epi32 _mm256_dpbusd_epi32
+#define _mm256_dpwssd_avx_epi32 _mm256_dpwssd_epi32
 
 static __thread union {
   uint8_t bytes[16][64];

@@ -196,20 +196,20 @@ static window tiled_window(void) {
     w.pad[i] = pick(3) ? w.kernel[i] / 2 * w.dilation[i] : random_int(0, 3);
     const int32_t reach = (w.kernel[i] - 1) * w.dilation[i] + 1;
     const int32_t least = reach > w.pad[i] ? reach - w.pad[i] : 1;
-    w.in[i] = random_int(least, least + (slices ? 4 : 20));
+    w.in[i] = random_int(least, least + (slices ? 3 : 12));
     w.out[i] = (w.in[i] + w.pad[i] + random_int(0, w.pad[i]) - reach) / w.stride[i] + 1;
   }
   return w;
 }
 
 static void make_conv(random_model *m, int32_t kind) {
-  const int tiled = kind == PTQ_CONV && pick(5) == 0;
+  const int tiled = kind == PTQ_CONV && pick(10) == 0;
   window w = tiled ? tiled_window() : random_window(kind == PTQ_CONV_TRANSPOSE);
   int depthwise = !tiled && pick(4) == 0;
   int32_t groups = depthwise ? random_channels() : pick(4) ? 1 : random_int(2, 4);
   int32_t gi = depthwise ? 1 : random_channels(), go = depthwise ? 1 : random_channels();
   if (!depthwise && pick(40) == 0) groups = 1, gi = 60, go = 90; /* enough to be shared out */
-  if (tiled) groups = pick(8) ? 1 : 2, gi = random_int(16, 70), go = random_int(16, 140);
+  if (tiled) groups = pick(8) ? 1 : 2, gi = random_int(16, 56), go = random_int(16, 90);
   int32_t batch = random_int(1, 2), in_type = pick(12) ? activation_type() : PTQ_S16;
   int32_t out_type = pick(8)   ? activation_type()
                      : pick(3) ? (pick(2) ? PTQ_S32 : PTQ_F32)

@@ -102,6 +102,49 @@ EMULATED __m128i emulated_narrow32(simde__m512i v) {
   return out.quarter;
 }
 
+EMULATED float emulated_first(simde__m512 v) {
+  emulated_vector x;
+  simde_mm512_storeu_ps(&x, v);
+  return x.f32[0];
+}
+
+EMULATED float emulated_max(simde__m512 v) {
+  emulated_vector x;
+  simde_mm512_storeu_ps(&x, v);
+  for (int i = 1; i < 16; i++) x.f32[0] = x.f32[i] > x.f32[0] ? x.f32[i] : x.f32[0];
+  return x.f32[0];
+}
+
+EMULATED simde__m512 emulated_load_lanes(simde__m512 v, unsigned mask, const float *from) {
+  emulated_vector x;
+  simde_mm512_storeu_ps(&x, v);
+  for (int i = 0; i < 16; i++)
+    if (mask >> i & 1) x.f32[i] = from[i];
+  return simde_mm512_loadu_ps(&x);
+}
+
+EMULATED void emulated_store_lanes(float *to, unsigned mask, simde__m512 v) {
+  emulated_vector x;
+  simde_mm512_storeu_ps(&x, v);
+  for (int i = 0; i < 16; i++)
+    if (mask >> i & 1) to[i] = x.f32[i];
+}
+
+EMULATED simde__m512 emulated_permute(simde__m512 v, int order) {
+  emulated_vector x, out;
+  simde_mm512_storeu_ps(&x, v);
+  for (int i = 0; i < 16; i++) out.f32[i] = x.f32[i / 4 * 4 + (order >> i % 4 * 2 & 3)];
+  return simde_mm512_loadu_ps(&out);
+}
+
+EMULATED simde__m512 emulated_shuffle(simde__m512 a, simde__m512 b, int order) {
+  emulated_vector x[2], out;
+  simde_mm512_storeu_ps(&x[0], a);
+  simde_mm512_storeu_ps(&x[1], b);
+  for (int i = 0; i < 16; i++) out.f32[i] = x[i / 8].f32[(order >> i / 4 * 2 & 3) * 4 + i % 4];
+  return simde_mm512_loadu_ps(&out);
+}
+
 #undef _mm512_roundscale_ps
 #undef _mm512_dpbusd_epi32
 #undef _mm256_dpbusd_epi32
@@ -114,6 +157,12 @@ EMULATED __m128i emulated_narrow32(simde__m512i v) {
 #define _mm512_mask_storeu_epi8(p, m, v)    emulated_keep(p, m, (simde__m512i[]){v}, 64)
 #define _mm256_mask_storeu_epi8(p, m, v)    emulated_keep(p, m, (__m256i[]){v}, 32)
 #define _mm_mask_storeu_epi8(p, m, v)       emulated_keep(p, m, (__m128i[]){v}, 16)
+#define _mm512_cvtss_f32(v)                 emulated_first(v)
+#define _mm512_reduce_max_ps(v)             emulated_max(v)
+#define _mm512_mask_loadu_ps(v, m, p)       emulated_load_lanes(v, m, p)
+#define _mm512_mask_storeu_ps(p, m, v)      emulated_store_lanes(p, m, v)
+#define _mm512_permute_ps(v, order)         emulated_permute(v, order)
+#define _mm512_shuffle_f32x4(a, b, order)   emulated_shuffle(a, b, order)
 #define _mm512_cvtepi32_ps(v)               emulated_to_float(v)
 #define _mm512_cvtps_epi32(v)               emulated_to_int(v)
 #define _mm512_cvtepu8_epi16(v)             emulated_widen16(v)
@@ -121,5 +170,7 @@ EMULATED __m128i emulated_narrow32(simde__m512i v) {
 #define _mm512_cvtusepi16_epi8(v)           emulated_narrow16(v)
 #define _mm512_cvtusepi32_epi8(v)           emulated_narrow32(v)
 #define _mm512_add_round_ps(a, b, rounding) simde_mm512_add_ps(a, b)
+#define _mm512_sub_round_ps(a, b, rounding) simde_mm512_sub_ps(a, b)
+#define _mm512_mul_round_ps(a, b, rounding) simde_mm512_mul_ps(a, b)
 
 #endif

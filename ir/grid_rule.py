@@ -34,6 +34,11 @@ class GridRule:
     per_channel: bool = False
     block: int = 0
 
+    def widened(self, dtype: DType) -> GridRule:
+        """The rule with a wider type: symmetric, and scales of blocks become scales of channels."""
+        scales = self.per_channel or self.block > 0
+        return replace(self, dtype=dtype, symmetric=True, per_channel=scales, block=0)
+
 
 def weight_rule(text: str, usual: GridRule | None) -> GridRule | None:
     """The rule that `text` spells; what it does not say is as in `usual`.

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..ir import Graph
+from ..ir import DType, Graph
 from ..ir.clone import Mapping, clone
+from ..ir.grid_rule import GridRule
 from ..ir.ranges import Calibration, Range
 from ..ir.samples import Samples
+from ..ir.target import Target
 from ..ir.tensor import Array
 from .base import Context, Report
 from .judge import contest
@@ -37,7 +39,9 @@ def choose(graph: Graph, calibration: Calibration, samples: Samples, context: Co
     No single rule serves all models. A sample with huge activations makes the extremes useless:
     on MobileNet-v2 the mean gains 5 dB. A classifier's last layer must not be clipped: on
     SqueezeNet the extremes gain 10 dB. What tells the two apart is how far the extremes of all
-    samples exceed the mean of each sample's, but not where the border lies; so it is tried.
+    samples exceed the mean of each sample's, but not where the border lies; so it is tried. Weights
+    of fewer than 8 bits have 8 in these trials, as their errors hide those of the activations: by
+    4 bits SqueezeNet's last layers were clipped.
 
     Args:
         graph: the model in float.
@@ -45,12 +49,23 @@ def choose(graph: Graph, calibration: Calibration, samples: Samples, context: Co
         samples: few; each trial runs them.
         context: target and exclusions; not changed.
     """
+    target = finer_weights(context.target)
+    context = dataclasses.replace(context, target=target)
     first, *others = (attempt(graph, calibration, limit, context) for limit in LIMITS)
-    verdicts = contest(
-        (first.graph, ()), [(trial.graph, ()) for trial in others], samples, context.target
-    )
+    verdicts = contest((first.graph, ()), [(trial.graph, ()) for trial in others], samples, target)
     gains = [0.0, *(sum(verdict.gains) for verdict in verdicts)]
     return [first, *others][int(np.argmax(gains))]
+
+
+def finer_weights(target: Target) -> Target:
+    """The target with 8 bits for all weights that have fewer."""
+
+    def finer(rule: GridRule) -> GridRule:
+        return rule.widened(DType.INT8) if rule.dtype.bits < 8 else rule
+
+    weights = target.weights and finer(target.weights)
+    layers = tuple((pattern, finer(rule)) for pattern, rule in target.layers)
+    return dataclasses.replace(target, weights=weights, layers=layers)
 
 
 def attempt(graph: Graph, calibration: Calibration, limit: float, context: Context) -> Trial:

@@ -69,9 +69,7 @@ def realize(graph: Graph, context: Context, params: Params, bits: float = 0.0) -
     raised = chosen_layers({key(w): w.numpy().size for w in layers}, params, rule, bits)
     for weights, node in layers.items():
         if rule is not None and key(weights) in raised:
-            more = replace(rule, dtype=MORE_BITS, symmetric=True, block=0)
-            more = replace(more, per_channel=rule.per_channel or rule.block > 0)
-            weights.quant = weight_grid(weights.numpy(), node, more)
+            weights.quant = weight_grid(weights.numpy(), node, rule.widened(MORE_BITS))
         assert weights.quant is not None
         factor = params.get(WEIGHTS + key(weights), 1.0)
         if factor != 1.0:

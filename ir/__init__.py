@@ -2,10 +2,11 @@
 
 from .dtypes import DType
 from .errors import DataError, GraphError, ModelError, PtqError, UsageError
-from .graph import Graph, ModelInfo, Node, Value
+from .graph import Graph, ModelInfo, Node
 from .onnx_io import from_gs, load, save, to_gs
 from .quant import QuantInfo, grid
 from .tensor import Tensor
+from .value import Value
 
 __all__ = [
     "DType",

@@ -14,13 +14,14 @@ import numpy as np
 from .dtypes import DType
 from .errors import DataError, UsageError
 from .execution import start
-from .graph import Graph, Value
+from .graph import Graph
 from .histogram import PARTS, Chooser, Floats, Histogram, Row, chooser
 from .observation import OBSERVED, Observation
 from .observers import Observed, Seen
 from .ranges import HISTOGRAM_METHODS, METHODS, Calibration, Range, distinguish, key
 from .samples import Feeds, Samples
 from .shapes import infer
+from .value import Value
 
 __all__ = ["METHODS", "Calibration", "Range", "calibrate"]
 

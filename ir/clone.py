@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from .errors import GraphError
-from .graph import Graph, Node, Value
+from .graph import Graph, Node
+from .value import Value
 
 Mapping = dict[Value, Value]
 """Value of the original -> its copy; a node's copy is the producer of its results' copies."""

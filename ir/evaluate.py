@@ -17,13 +17,14 @@ from . import memory
 from .clone import clone
 from .dtypes import DType
 from .errors import DataError, ModelError, OutOfMemory, PtqError
-from .graph import Graph, Node, Value
+from .graph import Graph, Node
 from .names import Names
 from .onnx_save import save_model
 from .processor import saturates_pairs
 from .stream import stream
 from .tensor import Array, Tensor
 from .tensor_io import describe, tensor_to_proto
+from .value import Value
 
 OUTSIDE = 1 << 16
 """Constants of at least so many bytes are handed to ONNX Runtime beside the model."""

@@ -9,9 +9,10 @@ import numpy as np
 from .clone import clone
 from .dtypes import DType
 from .evaluate import Runner, reduce
-from .graph import Graph, Value
+from .graph import Graph
 from .samples import Feeds
 from .tensor import Array
+from .value import Value
 
 
 def first_not_finite(

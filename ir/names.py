@@ -9,7 +9,8 @@ from typing import NamedTuple
 import onnx
 
 from .errors import GraphError
-from .graph import Graph, Node, Value
+from .graph import Graph, Node
+from .value import Value
 
 
 class Copy(NamedTuple):

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from .clone import clone
 from .dtypes import DType
 from .evaluate import Runner, reduce
-from .graph import Graph, Node, Shape, Value
+from .graph import Graph, Node
 from .histogram import Floats, Histogram
 from .samples import Feeds
 from .tensor import Array
+from .value import Shape, Value
 
 CHANNEL_BINS = 256
 """Bins of the histogram of one channel."""

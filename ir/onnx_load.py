@@ -12,10 +12,11 @@ import onnx
 from .errors import ModelError
 from .external import ExternalFiles
 from .garbage import without_gc
-from .graph import Graph, ModelInfo, Value
+from .graph import Graph, ModelInfo
 from .protos import read_type, remainder
 from .tensor import Tensor
 from .tensor_io import SparseSource, tensor_from_proto, tensor_from_sparse, tensor_to_proto
+from .value import Value
 
 Attr = onnx.AttributeProto
 _NODE = ("input", "output", "name", "op_type", "domain", "overload", "attribute")

@@ -10,12 +10,13 @@ import onnx
 
 from .errors import ModelError
 from .garbage import without_gc
-from .graph import Graph, Node, Value
+from .graph import Graph, Node
 from .names import Names
 from .onnx_load import refusing_bad_text
 from .protos import write_type
 from .tensor import Tensor
 from .tensor_io import SparseSource, tensor_from_proto, tensor_to_proto
+from .value import Value
 
 Attr = onnx.AttributeProto
 StoreTensor = Callable[[Tensor, str | None], onnx.TensorProto]

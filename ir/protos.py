@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from .dtypes import DType
-from .graph import Shape, Value
+from .value import Shape, Value
 
 P = TypeVar("P", bound=Message)
 _NUMBERS = {int(dtype) for dtype in DType if dtype is not DType.UNDEFINED}

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError, UsageError
-from .graph import Graph, Value
+from .graph import Graph
 from .sources import load_numpy
 from .tensor import Array
+from .value import Value
 
 HISTOGRAM_METHODS = ("percentile", "mse", "entropy", "aciq")
 METHODS = ("mean-max", "min-max", *HISTOGRAM_METHODS)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from .graph import Graph, Node, Value
+from .graph import Graph, Node
 from .tensor import Tensor
+from .value import Value
 
 BUILT_IN = ("ai.onnx.ml", "ai.onnx.preview.training", "ai.onnx.training")
 VENDORS = ("com.microsoft", "com.ms.")

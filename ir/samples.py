@@ -20,7 +20,6 @@ import numpy as np
 
 from .dtypes import DType
 from .errors import DataError, UsageError
-from .graph import Shape, Value
 from .sources import (
     Files,
     Items,
@@ -36,6 +35,7 @@ from .sources import (
 )
 from .spelling import near
 from .tensor import Array
+from .value import Shape, Value
 
 Feeds = dict[str, Array]
 log = logging.getLogger("ptq_opt")

@@ -8,12 +8,13 @@ import onnx
 
 from .clone import clone
 from .errors import ModelError, OutOfMemory
-from .graph import Graph, Shape, Value
+from .graph import Graph
 from .names import Names
 from .onnx_save import save_model
 from .protos import read_dtype, read_shape
 from .tensor import Tensor
 from .tensor_io import describe, tensor_to_proto
+from .value import Shape, Value
 
 _CARRIES_SHAPE = 1024
 """Elements up to which a constant may say sizes, axes, scales or limits that shapes depend on."""

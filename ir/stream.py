@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .clone import clone, extract
-from .graph import Graph, Node, Value
+from .graph import Graph, Node
 from .shapes import infer
 from .tensor import Array, Tensor
+from .value import Value
 
 WHOLE: ContextVar[int] = ContextVar("whole", default=1 << 31)
 """Bytes of weights up to which a graph is run as a whole: ONNX Runtime holds them twice.

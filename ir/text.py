@@ -29,7 +29,7 @@ import onnx
 from .dtypes import DType
 from .errors import ModelError
 from .external import ExternalFiles
-from .graph import Graph, Node, Value
+from .graph import Graph, Node
 from .names import Names
 from .onnx_load import load_model
 from .onnx_save import save_model
@@ -38,6 +38,7 @@ from .quant import QuantInfo
 from .tensor import Array, Tensor
 from .tensor_io import describe, tensor_from_proto, tensor_from_sparse, tensor_to_proto
 from .text_parse import DEFAULT_IR_VERSION, DEFAULT_OPSETS, GRID, PRECISION, RESERVED, Parser
+from .value import Value
 
 Attr = onnx.AttributeProto
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .graph import Graph, Value
+from .graph import Graph
+from .value import Value
 
 Tables = tuple[Any, ...]
 """Plain data, constants, grids and protos; values are numbered."""

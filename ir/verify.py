@@ -11,9 +11,10 @@ import numpy as np
 from .dtypes import DType
 from .errors import GraphError
 from .garbage import without_gc
-from .graph import Graph, Node, Value
+from .graph import Graph, Node
 from .quant import QuantInfo
 from .tensor import Array
+from .value import Value
 
 Problems = Iterator[str]
 _SHOWN = 20

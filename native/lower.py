@@ -8,8 +8,9 @@ from ..ir import DType, Graph, Node, Value
 from . import lower_conv, lower_move, lower_pointwise, lower_quant, lower_roi, lower_window
 from .fuse import fuse
 from .handlers import HANDLERS
-from .lowering import TYPE_OF, Lowering, known_shape, plain, title
+from .lowering import TYPE_OF, Lowering, known_shape, title
 from .model import Type
+from .orders import plain
 from .values import OUTSIDE, Abstract, Const, ConstGrid, Declined, Grid, Raw, Stored
 
 MODULES = (lower_conv, lower_move, lower_pointwise, lower_quant, lower_roi, lower_window)

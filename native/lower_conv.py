@@ -9,8 +9,9 @@ import numpy as np
 
 from ..ir import DType, Node, Value
 from .handlers import bytes_of, constant_of, grid_of, handles
-from .lowering import Lowering, channels_last, plain
+from .lowering import Lowering
 from .model import ABSENT, Array, Kind, Type
+from .orders import channels_last, plain
 from .values import (
     ACCUMULATOR,
     LIMITS,

@@ -9,8 +9,9 @@ import numpy as np
 
 from ..ir import Node
 from .handlers import axis_of, constant_of, handles
-from .lowering import Lowering, known_shape, plain
+from .lowering import Lowering, known_shape
 from .model import NUMPY, Array, Kind, Type
+from .orders import plain
 from .values import Abstract, Const, Declined, Grid, Pending, Raw, Stored, Target, static
 
 

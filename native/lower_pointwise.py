@@ -8,8 +8,9 @@ from ..ir import DType, Graph, Node, Value
 from ..ir.evaluate import Runner
 from .handlers import constant_of, grid_of, handles
 from .lower_function import FUNCTIONS, function_of_sum, gated
-from .lowering import Lowering, plain
+from .lowering import Lowering
 from .model import Array, Kind, Type
+from .orders import plain
 from .values import (
     Abstract,
     Const,

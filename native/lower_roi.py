@@ -9,8 +9,9 @@ import numpy as np
 
 from ..ir import Node, Value
 from .handlers import bytes_of, handles
-from .lowering import Lowering, channels_last, title
+from .lowering import Lowering, title
 from .model import ABSENT, Array, Kind, Model, Role, Type
+from .orders import channels_last
 from .values import Abstract, Const, Declined, Grid, Raw, Rows, Stored, static
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from ..ir import Node
 from .handlers import axis_of, bytes_of, constant_of, handles
 from .lower_conv import Window, window_of
-from .lowering import Lowering, channels_last, known_shape, plain
+from .lowering import Lowering, known_shape
 from .model import Array, Kind, Type
+from .orders import channels_last, plain
 from .values import (
     Abstract,
     Declined,

@@ -8,8 +8,8 @@ from typing import ClassVar
 import onnx
 
 from ..ir import Graph
-from ..ir.graph import Shape
 from ..ir.shapes import correct, infer
+from ..ir.value import Shape
 from .base import Context, Pass
 from .canonical import arithmetic, clips, constants, defaults, gates, inline, linear, noops, relu
 from .canonical.masks import clip_masks

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ir import Graph, Node, Value
-from ..ir.graph import Shape
 from ..ir.ranges import distinguish, key
 from ..ir.tensor import Array
+from ..ir.value import Shape
 from .base import Report
 from .layers import Layer, find_layers
 from .pattern import is_constant_float

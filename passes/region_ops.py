@@ -15,7 +15,7 @@ from math import prod
 import numpy as np
 
 from ..ir import Node
-from ..ir.graph import Shape
+from ..ir.value import Shape
 from .base import Skip
 from .pattern import scalar
 from .region_linear import (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ir.tensor import Array
-from .rounding import Quadratic, Steps, descend, exchange, gptq
+from .rounding import Gptq, Quadratic, Steps, descend, exchange
 
 DAMPING = 0.01
 """Of the mean second moment, added to each, at least (GPTQ)."""
@@ -23,14 +23,14 @@ while ONNX Runtime still rounded what the weights before a layer stand for.)
 FACTORS = np.linspace(1.0, 0.45, 23)
 """Scales to try for weights of few bits, relative to the one that covers all of them."""
 FEW_BITS = 4
-WORK = 2e7
+WORK = 5e7
 """Products of a layer's rows with their Hessians that the search of its scales may cost."""
 OWN = 1 << 25
 """Elements that the Hessians of all rows may have, where a clamp calls for one for each."""
-SMALL = 64
-"""Rows with a Hessian each start from GPTQ up to so many weights, which takes an inverse each."""
-EXCHANGED = 1e7
+EXCHANGED = 4e7
 """Products of a layer's rows with their Hessians up to which pairs of integers are tried."""
+ROUNDS = 2
+"""Rows with a Hessian each are found again where the clamp lets others count for those found."""
 LEAST = 8
 """So many samples must count for a channel's bias to move."""
 
@@ -146,28 +146,40 @@ def reconstruct(
         one_scale: all rows have the same factor; only their sum of errors is not larger.
         by_order: see `gptq`.
     """
-    loss = quadratic(data, weights, bias, usual.reals(steps), usual.bias, damping)
+    for _ in range(ROUNDS if _hessian_per_row(data, weights) else 1):
+        loss = quadratic(data, weights, bias, usual.reals(steps), usual.bias, damping)
+        integers, factors = _least(loss, weights, steps, one_scale=one_scale, by_order=by_order)
+        found = settled(data, steps, integers, factors, usual.bias)
+        better = _together(found.error, one_scale) < _together(usual.error, one_scale)
+        usual = usual.replaced(better, found)
+    return usual
+
+
+def _hessian_per_row(data: Data, weights: Array) -> bool:
+    """True where a clamp calls for one, and memory allows."""
+    return data.clamped and weights.size * weights.shape[-1] <= OWN
+
+
+def _least(
+    loss: Quadratic, weights: Array, steps: Steps, *, one_scale: bool, by_order: bool
+) -> tuple[Array, Array]:
+    """Integers and factors of the scales, shapes as in `Rounded`, with the least loss found."""
     sets = (len(loss.hessian), -1)
     rows, grid = weights.reshape(*sets, weights.shape[-1]), steps.reshape(sets, weights.shape)
-    many, small = rows.shape[1] > 1, rows.shape[2] <= SMALL
     best, scales = np.zeros_like(rows), np.ones((*rows.shape[:2], 1), np.float32)
     least = np.full(rows.shape[:2], np.inf, np.float32)
+    start = Gptq(rows, loss, by_order=by_order)
     for factors in candidates(rows, loss, grid, one_scale=one_scale):
         tried = grid.times(factors)
-        start = gptq(rows, loss, tried, by_order=by_order) if many or small else tried.nearest(rows)
-        integers = descend(rows, loss, tried, start)
+        integers = descend(rows, loss, tried, start.integers(tried))
         losses = loss.of(tried.reals(integers) - rows)
         better = _together(losses, one_scale) < _together(least, one_scale)
         least = np.where(better, losses, least)
         better = better[..., None]
         best, scales = np.where(better, integers, best), np.where(better, factors, scales)
-    if small or (many and rows.size * rows.shape[2] <= EXCHANGED):
+    if rows.size * rows.shape[2] <= EXCHANGED:
         best = exchange(rows, loss, grid.times(scales), best)
-    shape = (*weights.shape[:2], 1)
-    found = settled(data, steps, best.reshape(weights.shape), scales.reshape(shape), usual.bias)
-    return usual.replaced(
-        _together(found.error, one_scale) < _together(usual.error, one_scale), found
-    )
+    return best.reshape(weights.shape), scales.reshape(*weights.shape[:2], 1)
 
 
 def _together(losses: Array, one_scale: bool) -> Array:
@@ -223,7 +235,7 @@ def quadratic(
     wish = data.targets - data.outputs(weights) - bias
     counts = data.counts(data.outputs(around) + shift)
     groups, rows, size = weights.shape
-    if not data.clamped or weights.size * size > OWN:
+    if not _hessian_per_row(data, weights):
         wish = np.where(counts, wish, 0)
         inputs = data.inputs - data.inputs.mean(1, keepdims=True)
         asked = (wish - wish.mean(0)).reshape(-1, groups, rows).transpose(1, 2, 0)

@@ -81,43 +81,51 @@ class Steps:
         return Steps(scale, zero, self.low, self.high)
 
 
-def gptq(weights: Array, loss: Quadratic, steps: Steps, *, by_order: bool = False) -> Array:
+class Gptq:
     """Integers column by column, each error made good by the columns after it.
 
-    Args:
-        weights: float32 [sets, rows, K], of whose changes `loss` is the loss.
-        loss: of every row.
-        steps: the grid.
-        by_order: begin with the columns of the largest inputs; one set only.
-
-    Returns:
-        integers as float32, shape of `weights`.
+    What does not depend on the grid is computed once, so that many grids can be tried.
 
     Reference: Frantar et al. 2022, GPTQ (2210.17323), algorithm 1; there `linear` is 0.
     """
-    order = np.arange(weights.shape[-1])[::-1]
-    if by_order and len(loss.hessian) == 1:
-        order = np.argsort(np.diagonal(loss.hessian[0]), kind="stable")
-    lower = np.linalg.cholesky(loss.hessian[:, order][:, :, order].astype(np.float64))
-    wish = weights[..., order] + _optima(lower, loss.linear[..., order])
-    scale = np.diagonal(lower, axis1=1, axis2=2)[..., None]
-    columns = np.ascontiguousarray((lower / scale.swapaxes(1, 2)).swapaxes(1, 2), np.float32)
-    grid = steps.columns(weights.shape[-1])
-    integers, error = np.empty_like(weights), np.empty_like(wish)
-    for k, at in reversed(list(enumerate(order))):
-        left = wish[..., k] + (error[..., k + 1 :] @ columns[:, k, k + 1 :, None])[..., 0]
-        one = Steps(grid.scale[..., at], grid.zero[..., at], grid.low, grid.high)
-        integers[..., at] = one.nearest(left)
-        error[..., k] = wish[..., k] - one.reals(integers[..., at])
-    return integers
+
+    def __init__(self, weights: Array, loss: Quadratic, *, by_order: bool = False) -> None:
+        """Factor the Hessians.
+
+        Args:
+            weights: float32 [sets, rows, K], of whose changes `loss` is the loss.
+            loss: of every row.
+            by_order: begin with the columns of the largest inputs; one set only.
+        """
+        self._order = np.arange(weights.shape[-1])[::-1]
+        if by_order and len(loss.hessian) == 1:
+            self._order = np.argsort(np.diagonal(loss.hessian[0]), kind="stable")
+        self._wish = weights[..., self._order]
+        self._columns = np.empty_like(loss.hessian)
+        for k, (hessian, linear) in enumerate(zip(loss.hessian, loss.linear, strict=True)):
+            inner = hessian[np.ix_(self._order, self._order)]
+            lower = np.linalg.cholesky(inner.astype(np.float64))
+            self._wish[k] += _optimum(lower, linear[:, self._order])
+            self._columns[k] = (lower / np.diagonal(lower)).T
+
+    def integers(self, steps: Steps) -> Array:
+        """On the grid `steps`, as float32, shape of the weights."""
+        wish = self._wish
+        grid = steps.columns(wish.shape[-1])
+        integers, error = np.empty_like(wish), np.empty_like(wish)
+        for k, at in reversed(list(enumerate(self._order))):
+            left = wish[..., k] + (error[..., k + 1 :] @ self._columns[:, k, k + 1 :, None])[..., 0]
+            one = Steps(grid.scale[..., at], grid.zero[..., at], grid.low, grid.high)
+            integers[..., at] = one.nearest(left)
+            error[..., k] = wish[..., k] - one.reals(integers[..., at])
+        return integers
 
 
-def _optima(lower: Array, linear: Array) -> Array:
-    """The changes with the least losses [sets, rows, K], where Hessians are lower @ lower'."""
+def _optimum(lower: Array, linear: Array) -> Array:
+    """The change with the least loss [rows, K], where the Hessian is lower @ lower'."""
     from scipy.linalg import cho_solve  # a tenth of a second, spent where it is needed
 
-    pairs = zip(lower, linear.swapaxes(1, 2), strict=True)
-    return np.stack([cho_solve((one, True), asked).T for one, asked in pairs]).astype(np.float32)
+    return np.asarray(cho_solve((lower, True), linear.T).T, np.float32)
 
 
 def exchange(weights: Array, loss: Quadratic, steps: Steps, integers: Array) -> Array:

@@ -17,9 +17,17 @@ from ptq_opt.ir.verify import verify
 from ptq_opt.passes import Context, Pipeline, Report
 from ptq_opt.passes.layers import find_layers
 from ptq_opt.passes.quant import write_qdq
-from ptq_opt.passes.reconstruct import DAMPING, Data, damping_for, reconstruct, settled
+from ptq_opt.passes.reconstruct import (
+    DAMPING,
+    Data,
+    Rounded,
+    damping_for,
+    quadratic,
+    reconstruct,
+    settled,
+)
 from ptq_opt.passes.round import Round, grid_of, shortcut
-from ptq_opt.passes.rounding import Steps
+from ptq_opt.passes.rounding import Steps, descend
 from ptq_opt.passes.saturate import filters, overflows
 
 ORT = find_target("ort-cpu")
@@ -264,3 +272,46 @@ def test_few_samples_teach_many_weights_with_care() -> None:
     nearest = float(unseen.error(unseen.outputs(usual.reals(steps)) + usual.bias).sum())
     assert error(DAMPING) > 2 * nearest
     assert error(damping_for(96, 24)) < nearest
+
+
+# -- behind a clamp --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clamped() -> tuple[Data, Array, Steps, Rounded]:
+    """A layer of 96 weights per row in front of a Relu, its inputs correlated: data, weights, grid
+    and the nearest integers."""
+    rng = np.random.default_rng(0)
+    inputs = (rng.standard_normal((1, 2000, 96)) @ rng.standard_normal((96, 96))).astype(np.float32)
+    weights = rng.standard_normal((1, 8, 96)).astype(np.float32)
+    targets = np.maximum(inputs[0] @ weights[0].T, 0)
+    data = Data(inputs, np.zeros_like(targets), targets, low=0)
+    steps = Steps(np.full((1, 8, 1), 0.4, np.float32), np.zeros((1, 8, 1), np.float32), -8, 7)
+    ones, bias = np.ones((1, 8, 1), np.float32), np.zeros(8, np.float32)
+    return data, weights, steps, settled(data, steps, steps.nearest(weights), ones, bias)
+
+
+def test_rows_with_their_own_hessians_start_from_gptq(
+    clamped: tuple[Data, Array, Steps, Rounded],
+) -> None:
+    """Descent from the nearest integers ends early where inputs are correlated."""
+    data, weights, steps, usual = clamped
+    bias = np.zeros(8, np.float32)
+    loss = quadratic(data, weights, bias, weights, bias)
+    rows, grid = weights.reshape(8, 1, 96), steps.reshape((8, 1), weights.shape)
+    descended = descend(rows, loss, grid, grid.nearest(rows)).reshape(weights.shape)
+    from_nearest = settled(data, steps, descended, np.ones((1, 8, 1), np.float32), bias)
+    found = reconstruct(data, weights, bias, steps, usual)
+    assert found.error.sum() < 0.6 * from_nearest.error.sum()
+
+
+def test_what_the_clamp_hides_is_looked_at_again(
+    clamped: tuple[Data, Array, Steps, Rounded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which samples count is first judged by the nearest integers, then by better ones."""
+    data, weights, steps, usual = clamped
+    twice = reconstruct(data, weights, np.zeros(8, np.float32), steps, usual)
+    monkeypatch.setattr("ptq_opt.passes.reconstruct.ROUNDS", 1)
+    once = reconstruct(data, weights, np.zeros(8, np.float32), steps, usual)
+    assert (twice.error <= once.error).all()
+    assert twice.error.sum() < once.error.sum()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptq_opt.ir.tensor import Array
-from ptq_opt.passes.rounding import Quadratic, Steps, descend, exchange, gptq
+from ptq_opt.passes.rounding import Gptq, Quadratic, Steps, descend, exchange
 
 UNIT = Steps(np.ones((1, 1, 1), np.float32), np.zeros((1, 1, 1), np.float32), -8, 7)
 
@@ -47,7 +47,7 @@ def test_nearest_is_not_best() -> None:
 
 def test_uncorrelated_inputs_leave_the_nearest() -> None:
     weights, loss = problem(np.eye(6, dtype=np.float32), 5)
-    assert np.array_equal(gptq(weights, loss, UNIT), UNIT.nearest(weights))
+    assert np.array_equal(Gptq(weights, loss).integers(UNIT), UNIT.nearest(weights))
     assert np.array_equal(
         descend(weights, loss, UNIT, UNIT.nearest(weights)), UNIT.nearest(weights)
     )
@@ -57,7 +57,7 @@ def test_uncorrelated_inputs_leave_the_nearest() -> None:
 @given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 4))
 def test_descent_ends_where_no_single_integer_can_improve(seed: int, size: int, rows: int) -> None:
     weights, loss = problem(correlated(40, size, seed), rows, seed)
-    start = gptq(weights, loss, UNIT)
+    start = Gptq(weights, loss).integers(UNIT)
     found = exchange(weights, loss, UNIT, descend(weights, loss, UNIT, start))
     assert found.min() >= -8 and found.max() <= 7 and np.array_equal(found, np.rint(found))
     best = loss.of(found - weights)
@@ -76,7 +76,7 @@ def test_against_all_combinations(seed: int) -> None:
     every = np.array(list(itertools.product((0, 1), repeat=8)), np.float32)
     best = np.stack([loss.of(np.floor(weights) + up - weights) for up in every]).min(0).sum()
     nearest = loss.of(UNIT.nearest(weights) - weights).sum()
-    start = descend(weights, loss, UNIT, gptq(weights, loss, UNIT))
+    start = descend(weights, loss, UNIT, Gptq(weights, loss).integers(UNIT))
     found = loss.of(exchange(weights, loss, UNIT, start) - weights).sum()
     assert found <= 1.3 * best and found < nearest
 
@@ -86,7 +86,7 @@ def test_errors_are_made_good_by_later_columns() -> None:
     x = np.ones((10, 2), np.float32)
     weights = np.array([[[0.4, 0.4]]], np.float32)
     hessian = (x.T @ x / 10 + 1e-3 * np.eye(2)).astype(np.float32)[None]
-    found = gptq(weights, Quadratic(hessian, np.zeros_like(weights)), UNIT)
+    found = Gptq(weights, Quadratic(hessian, np.zeros_like(weights))).integers(UNIT)
     assert found.ravel().tolist() == [0, 1]
 
 
@@ -95,8 +95,8 @@ def test_the_order_of_columns() -> None:
     weights = np.array([[[0.3, 0.3, 0.3]]], np.float32)
     hessian = (x.T @ x / 10 + 1e-3 * np.eye(3)).astype(np.float32)[None]
     loss = Quadratic(hessian, np.zeros_like(weights))
-    assert gptq(weights, loss, UNIT, by_order=True).ravel().tolist()[2] == 0
-    assert loss.of(gptq(weights, loss, UNIT, by_order=True) - weights) <= loss.of(
+    assert Gptq(weights, loss, by_order=True).integers(UNIT).ravel().tolist()[2] == 0
+    assert loss.of(Gptq(weights, loss, by_order=True).integers(UNIT) - weights) <= loss.of(
         UNIT.nearest(weights) - weights
     )
 
@@ -106,7 +106,7 @@ def test_what_is_asked_for_moves_the_weights() -> None:
     weights, loss = problem(correlated(50, 5, 1), 2)
     wanted = np.rint(weights + 2.0)
     asked = Quadratic(loss.hessian, (wanted - weights) @ loss.hessian)
-    assert np.array_equal(gptq(weights, asked, UNIT), np.clip(wanted, -8, 7))
+    assert np.array_equal(Gptq(weights, asked).integers(UNIT), np.clip(wanted, -8, 7))
 
 
 def test_sets_of_rows_have_their_own_hessians() -> None:
@@ -115,11 +115,11 @@ def test_sets_of_rows_have_their_own_hessians() -> None:
     loss = Quadratic(
         np.concatenate([q.hessian for _, q in parts]), np.concatenate([q.linear for _, q in parts])
     )
-    start = gptq(weights, loss, UNIT)
+    start = Gptq(weights, loss).integers(UNIT)
     together = descend(weights, loss, UNIT, start)
     for k, (w, q) in enumerate(parts):
-        assert np.array_equal(start[k], gptq(w, q, UNIT)[0])
-        assert np.array_equal(together[k], descend(w, q, UNIT, gptq(w, q, UNIT))[0])
+        assert np.array_equal(start[k], Gptq(w, q).integers(UNIT)[0])
+        assert np.array_equal(together[k], descend(w, q, UNIT, Gptq(w, q).integers(UNIT))[0])
 
 
 def test_a_scale_for_every_column() -> None:
@@ -127,7 +127,7 @@ def test_a_scale_for_every_column() -> None:
     weights, loss = problem(correlated(30, 6, 3), 2)
     scale = np.repeat(np.array([0.5, 1.0, 2.0], np.float32), 2)[None, None]
     steps = Steps(np.broadcast_to(scale, (1, 2, 6)), np.zeros((1, 2, 1), np.float32), -8, 7)
-    found = descend(weights, loss, steps, gptq(weights, loss, steps))
+    found = descend(weights, loss, steps, Gptq(weights, loss).integers(steps))
     assert (
         loss.of(steps.reals(found) - weights)
         <= loss.of(steps.reals(steps.nearest(weights)) - weights)

@@ -49,15 +49,15 @@ static void transform(const ptq_conv *c, const place *at, int64_t z, const uint8
                       int64_t stride) {
   const ptq_winograd *g = c->winograd;
   const uint8_t *rows[PTQ_PLACES];
-  const uint8_t *slice =
-      x + (at->image * c->in_dims[0] + z) * c->in_dims[1] * c->in_dims[2] * c->in_channels;
   const bool exists = z >= 0 && z < c->in_dims[0];
+  const int64_t slice = (at->image * c->in_dims[0] + z) * c->in_dims[1];
   for (int32_t i = 0; i < PTQ_PLACES; i++) {
     const int64_t row = at->y - c->window.pad[1] + (int64_t)(i / PTQ_PATCH) * g->dilation[0];
     const int64_t column = at->x - c->window.pad[2] + (int64_t)(i % PTQ_PATCH) * g->dilation[1];
     const bool inside =
         exists && row >= 0 && row < c->in_dims[1] && column >= 0 && column < c->in_dims[2];
-    rows[i] = inside ? slice + (row * c->in_dims[2] + column) * c->in_channels : c->padding;
+    const int64_t pixel = (slice + row) * c->in_dims[2] + column;
+    rows[i] = inside ? x + pixel * c->in_channels : c->padding;
   }
   g->kernels->patch(rows, c->group_in, v, stride);
 }

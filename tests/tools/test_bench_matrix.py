@@ -14,22 +14,29 @@ from ptq_opt.tools.bench import guard
 from ptq_opt.tools.bench.measure import Made, Settings
 
 ZOO = """
+from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+@dataclass(frozen=True)
 class Entry:
-    main_metric, higher_is_better = "best", True
+    name: str
+    test_count: int = 8
+    main_metric: str = "best"
+    higher_is_better: bool = True
 
-    def __init__(self, name):
-        self.path = Path(__file__).parent / f"{name}.onnx"
+    @property
+    def path(self):
+        return Path(__file__).parent / f"{self.name}.onnx"
 
     def calibration(self):
         random = np.random.default_rng(0)
         return [{"x": random.standard_normal((1, 3, 32, 32)).astype("f4")} for _ in range(8)]
 
     def evaluate(self, run):
-        total = sum(float(np.abs(run(feeds)[0]).sum()) for feeds in self.calibration())
+        samples = self.calibration()[: self.test_count]
+        total = sum(float(np.abs(run(feeds)[0]).sum()) for feeds in samples)
         return {"best": total, "sqnr_db/y": total / 2}
 
 def session(file, threads=0):
@@ -81,6 +88,15 @@ def test_workers_score_the_same(zoo: Path) -> None:
     ]
     assert all(isinstance(row["score"], float) for row in alone)
     assert [len(row["sqnr_db"]) for row in alone] == [0, 1, 0, 1]  # type: ignore[arg-type]
+
+
+def test_more_or_fewer_samples_to_score_with(zoo: Path) -> None:
+    usual = run(zoo, bench.main, *FAST, *UNTIMED)
+    fewer = run(zoo, bench.main, *FAST, *UNTIMED, "--test=2")
+    again = run(zoo, bench.main, *FAST, *UNTIMED)
+    for eight, two, other in zip(usual, fewer, again, strict=True):
+        assert 0 < two["score"] < eight["score"] / 2  # type: ignore[operator]
+        assert other["score"] == eight["score"]
 
 
 def test_what_is_timed_has_the_machine_to_itself(

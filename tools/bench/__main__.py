@@ -32,6 +32,9 @@ ENGINES = ("ort-cpu", "openvino-cpu")
 @click.option("--skip", multiple=True, type=click.Choice(PARTS), help="What not to measure.")
 @click.option("--threads", default=1, show_default=True, help="Of each session; 0 means all cores.")
 @click.option("--seconds", default=5.0, show_default=True, help="Timing of one model in an engine.")
+@click.option(
+    "--test", type=click.IntRange(1), help="Samples to score with; the zoo's numbers by default."
+)
 @of_workers()
 @click.option("--options", default="", help="More options for ptq-opt, as on its command line.")
 def main(
@@ -44,6 +47,7 @@ def main(
     skip: tuple[str, ...],
     threads: int,
     seconds: float,
+    test: int | None,
     workers: int,
     cluster: str | None,
     options: str,
@@ -64,7 +68,7 @@ def main(
         raise click.UsageError(f"no model matches {models!r}")
     if zoo is not None and "accuracy" not in settings.skip:
         with working(workers, cluster):
-            score(zoo, made)
+            score(zoo, made, test or 0)
     rows: list[Row] = []
     missed: list[str] = []
     for one in made:

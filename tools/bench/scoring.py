@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +25,18 @@ class Scoring:
 
     Attributes:
         zoo: folder with zoo.py, an absolute path.
+        test: samples to score with, 0 for as many as each model's entry says.
     """
 
     zoo: Path
+    test: int = 0
 
     def open(self) -> Work:
         """Open the zoo."""
         zoo = import_file(self.zoo / "zoo.py")
+        if self.test:
+            for name, entry in zoo.ZOO.items():
+                zoo.ZOO[name] = replace(entry, test_count=self.test)
 
         def work(item: Item) -> Result:
             name, file = item
@@ -44,21 +49,25 @@ class Scoring:
         return work
 
 
-def score(zoo: Path, made: Sequence[Made]) -> None:
-    """Task metric and SQNR of each output; those of files that do not change are kept."""
+def score(zoo: Path, made: Sequence[Made], test: int) -> None:
+    """Task metric and SQNR of each output; those of files that do not change are kept.
+
+    `test` is the number of samples, see `Scoring`.
+    """
+    suffix = f".{test}.scores.json" if test else ".scores.json"
     files = {
-        one.case.folder / f"{tool}.scores.json": [one.case.name, str(file.absolute())]
+        one.case.folder / f"{tool}{suffix}": [one.case.name, str(file.absolute())]
         for one in made
         if one.case.entry is not None
         for tool, file in one.files.items()
     }
-    new = [kept for kept in files if kept.stem == f"{OURS}.scores" or not kept.exists()]
-    found = start(Scoring(zoo.absolute()))([files[kept] for kept in new])
+    new = [kept for kept in files if kept.name == f"{OURS}{suffix}" or not kept.exists()]
+    found = start(Scoring(zoo.absolute(), test))([files[kept] for kept in new])
     for kept, (text,) in zip(new, found, strict=True):
         kept.write_text(str(text))
     for one in made:
         for tool in one.files if one.case.entry is not None else ():
-            scores = json.loads((one.case.folder / f"{tool}.scores.json").read_text())
+            scores = json.loads((one.case.folder / f"{tool}{suffix}").read_text())
             add_scores(one.rows[tool], one.case.entry.main_metric, scores)
 
 

@@ -63,9 +63,10 @@ with it against the same without it. SQNR is the energy of an output over that o
 pooled over the samples. Techniques in **bold** are in the default pipeline, the others are off by
 default: they gain on few models, or cost more than they gain. What has a `?` was not measured (one
 cell of `tune`, `round` or `clip` can take as long as all others of its model), and the median is of
-the others. Seconds are of the whole quantization on a machine that did other work too, at times
-many times as long as alone. With so few samples some tenths of a dB are chance, and so are single
-views of a metric.
+the others. What is there is not measured again unless asked for, so some cells are older than the
+last change of their technique. Seconds are of the whole quantization on a machine that did other
+work too, at times many times as long as alone. With so few samples some tenths of a dB are chance,
+and so are single views of a metric.
 """
 
 

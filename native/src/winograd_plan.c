@@ -122,12 +122,13 @@ static void pack_channel(const ptq_conv *c, const ptq_value *w, int64_t channel,
     }
 }
 
-static ptq_status pack(const ptq_build *build, const ptq_node *node, const ptq_conv *c) {
+static ptq_status pack(const ptq_build *build, ptq_node *node, const ptq_conv *c) {
   ptq_winograd *g = c->winograd;
   const int64_t per_channel = PTQ_PLACES * g->window * g->pairs * 2;
   const size_t bytes = (size_t)(c->groups * c->group_parameters * per_channel) * sizeof *g->weights;
   g->weights = ptq_alloc(bytes);
   if (!g->weights) return ptq_fail(build, PTQ_NO_MEMORY, "no memory");
+  node->state_bytes += bytes;
   for (int32_t group = 0; group < c->groups; group++)
     for (int32_t i = 0; i < c->panel_count; i++) {
       const ptq_panel *panel = &c->panels[i];
@@ -161,11 +162,8 @@ static void plan_tasks(const ptq_build *build, ptq_conv *c) {
 }
 
 ptq_status ptq_winograd_prepare(const ptq_build *build, ptq_node *node, ptq_conv *c) {
-  ptq_winograd *g = c->winograd;
   const ptq_status status = pack(build, node, c);
   if (status != PTQ_OK) return status;
-  const int64_t weights = c->groups * c->group_parameters * PTQ_PLACES * g->window * g->pairs * 2;
-  node->state_bytes += (size_t)weights * sizeof *g->weights;
   node->state_bytes -= (size_t)(c->groups * c->group_weights);
   free(c->phases->weights);
   c->phases->weights = NULL;
